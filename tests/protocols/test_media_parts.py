@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
@@ -52,7 +52,7 @@ def ours(wire: str, *parts: Part) -> Any:
 
 
 @contextmanager
-def recorder() -> Iterator[tuple[str, list[Any]]]:
+def recorder() -> Generator[tuple[str, list[Any]]]:
     """Yield a URL and the bodies that were sent to it; every request is refused."""
     bodies: list[Any] = []
 
@@ -64,7 +64,7 @@ def recorder() -> Iterator[tuple[str, list[Any]]]:
             self.end_headers()
             self.wfile.write(b"{}")
 
-        def log_message(self, *_: Any) -> None: ...
+        def log_message(self, format: str, *args: Any) -> None: ...  # the name in the base class
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

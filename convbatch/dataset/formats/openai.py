@@ -216,7 +216,7 @@ def _part(part: Any, builder: DialogueBuilder, *, place: str | None = None) -> d
     if kind == "input_audio" and has_key(part.get("input_audio"), "data"):
         audio = part["input_audio"]
         return {"data": audio["data"], "mime_type": f"audio/{audio.get('format', 'wav')}"}
-    if kind in _MEDIA_PARTS and (item := _media_part(kind, part)) is not None:
+    if isinstance(kind, str) and kind in _MEDIA_PARTS and (item := _media_part(kind, part)) is not None:
         return item
     source: Any = None
     if kind == "image_url":

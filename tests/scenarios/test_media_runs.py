@@ -1,0 +1,170 @@
+"""Runs with media, in and out, over the wires that carry them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import convbatch as cb
+from convbatch.dialogue import Message, Part
+from convbatch.errors import ConvbatchError, InputError, SetupError
+from convbatch.journal.media_store import MediaStore, SharedBody
+from convbatch.protocols import PROTOCOLS
+from convbatch.session.options import ResumeOptions
+from convbatch.session.prepare import prepare_resume
+from convbatch.simulator.provider import Provider
+from convbatch.simulator.server import Server
+from tests.conftest import config_for
+from tests.support.made_media import MP4, PDF, png, wav
+
+Simulator = Callable[[Provider], Server]
+WIRES = tuple(PROTOCOLS)
+
+
+def run(folder: Path, server: Server, wires: tuple[str, ...], *turns: Any, **options: Any) -> Any:
+    config = folder / "convbatch.toml"
+    config.write_text(config_for(server.url, wires=wires))
+    dataset = folder / "d.jsonl"
+    dataset.write_text(json.dumps({"id": "d", "turns": [{"user": user} for user in turns]}))
+    out = options.pop("out", folder / "out")
+    return cb.run(dataset, models=[f"sim-good@at-{wire}" for wire in wires], config=config, out=out, **options)
+
+
+def seen(kind: str, name: str, content: bytes) -> str:
+    return f"<{kind} {name} {len(content)} bytes {hashlib.sha256(content).hexdigest()[:12]}>"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for name, content in {"cat.jpg": png(), "a.wav": wav(), "a.pdf": PDF, "a.mp4": MP4, "a.txt": b"hello"}.items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def test_every_wire_delivers_the_bytes_of_a_file_as_what_they_are(home: Path, simulator: Simulator) -> None:
+    server = simulator(Provider())
+    first = [{"text": "What?"}, {"image": "cat.jpg"}, {"document": "a.pdf"}]
+    turns = run(home, server, WIRES, first, [{"image": "cat.jpg"}]).turns
+    assert set(turns["status"]) == {"ok"}
+    said = turns.groupby("turn")["reply"].apply(list)
+    assert all(seen("image", "png", png()) in reply for replies in said for reply in replies)
+    assert all(seen("document", "pdf", PDF) in reply for reply in said[1])
+    assert len(list((home / "out" / "media").iterdir())) == 2
+    stored = b"".join(path.read_bytes() for path in (home / "out" / "journal").iterdir())
+    assert b"iVBOR" not in stored, "content is in the journal only where a provider sends it"
+
+
+def test_kinds_that_a_wire_does_not_carry_are_refused_all_at_once(home: Path, simulator: Simulator) -> None:
+    provider = Provider()
+    turns = ([{"audio": "a.wav"}], [{"video": "a.mp4"}, {"document": "a.txt"}])
+    with pytest.raises(InputError) as caught:
+        run(home, simulator(provider), WIRES, *turns)
+    said = [str(problem).split(":1: ")[1].split(" takes")[0] for problem in caught.value.problems]
+    assert said == [
+        "turn 1: the anthropic protocol", "turn 2: the openai protocol", "turn 2: the responses protocol",
+        "turn 2: the anthropic protocol", "turn 2: the openai protocol",
+    ]  # fmt: skip
+    assert all("taken by the protocols gemini" in str(problem) for problem in caught.value.problems)
+    assert not provider.ledger.entries
+    assert set(run(home, simulator(Provider()), ("gemini",), *turns).turns["status"]) == {"ok"}
+
+
+def test_a_run_folder_is_enough_to_resume_and_a_lost_or_changed_file_is_refused(
+    home: Path, simulator: Simulator
+) -> None:
+    run(home, simulator(Provider()), ("gemini",), [{"image": "cat.jpg"}])
+    for name in ("cat.jpg", "d.jsonl"):
+        (home / name).unlink()
+    prepare_resume(ResumeOptions(run=str(home / "out")))
+    [stored] = (home / "out" / "media").iterdir()
+    stored.write_bytes(png(9, 9))
+    with pytest.raises(SetupError, match="not the content that the run began with"):
+        prepare_resume(ResumeOptions(run=str(home / "out")))
+    stored.unlink()
+    with pytest.raises(SetupError, match="media file of this run cannot be read"):
+        prepare_resume(ResumeOptions(run=str(home / "out")))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_picture_is_edited_over_three_turns_with_its_signatures(
+    home: Path, simulator: Simulator, stream: bool
+) -> None:
+    wires, server = ("gemini", "responses"), simulator(Provider())
+    turns = run(home, server, wires, "draw a cat", "draw it red", "draw only its tail", stream=stream).turns
+    assert set(turns["status"]) == {"ok"}
+    assert turns[turns["turn"] == 3]["reply"].isna().all()
+    files = [json.loads(cell) for cell in turns["media"]]
+    assert [len(paths) for paths in files] == [1] * 6, "the draft of a thought is no answer"
+    for [path] in files:
+        content = (home / "out" / path).read_bytes()
+        assert path == f"media/{hashlib.sha256(content).hexdigest()}.png"
+        assert content.startswith(b"\x89PNG")
+    of_gemini = turns[turns["gateway"] == "at-gemini"]
+    assert (of_gemini["output_tokens"] >= 1290).all()
+    # The files are made from the journal again, here and where replies are reused.
+    shutil.rmtree(home / "out" / "media")
+    again = run(home, server, wires, "draw a cat", "draw it red", "draw only its tail", "and?",
+                stream=stream, reuse=home / "out", out=home / "again").turns  # fmt: skip
+    assert set(again["status"]) == {"ok"}
+    assert again["reused_from"].notna().sum() == 6
+    assert all((home / "again" / path).exists() for paths in files for path in paths)
+
+
+def test_bodies_in_flight_share_the_content_and_the_cache_has_a_limit(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    paths: list[str] = []
+    for content in (png(), wav(3000), PDF):
+        name = f"media/{hashlib.sha256(content).hexdigest()}"
+        paths.append(f"{name}.{'png' if content == png() else 'wav' if content != PDF else 'pdf'}")
+        (tmp_path / paths[-1]).write_bytes(content)
+    store = MediaStore(tmp_path, most_cached=5000)
+
+    def body(path: str) -> SharedBody:
+        [message] = store.filled([Message(role="user", parts=(Part(kind="image", path=path),))])
+        made = store.body(f'{{"data":"{message.parts[0].data}"}}'.encode())
+        assert isinstance(made, SharedBody)
+        return made
+
+    first, second = body(paths[0]), body(paths[0])
+    assert first.pieces[1] is second.pieces[1]
+    assert len(first) == len(bytes(first)) == len(first.pieces[1]) + len('{"data":""}')
+    assert body(paths[1]).pieces[1] is body(paths[1]).pieces[1], "the last content is always kept"
+    assert body(paths[0]).pieces[1] is not first.pieces[1]
+    assert store.body(b'{"data":"media/x.png"}') == b'{"data":"media/x.png"}'
+
+
+def test_a_cap_on_the_cost_counts_media_of_unknown_size_as_the_most_they_can_be(
+    home: Path, simulator: Simulator
+) -> None:
+    server = simulator(Provider())
+    config = home / "convbatch.toml"
+    config.write_text(
+        config_for(server.url, wires=("gemini",))
+        + '\n[prices.at-gemini]\nsim-good = { currency = "USD", input = 1, output = 1 }\n'
+    )
+
+    def capped(part: dict[str, Any], cap: str) -> Any:
+        dataset = home / "d.jsonl"
+        dataset.write_text(json.dumps({"id": "d", "turns": [{"user": [{"text": "u"}, part]}]}))
+        out = home / f"out-{cap}-{len(part)}"
+        return cb.run(
+            dataset, models=["sim-good@at-gemini"], config=config, out=out, max_output_tokens=100, max_cost=cap
+        )
+
+    assert capped({"image": "cat.jpg"}, "0.06USD").turns["status"].tolist() == ["ok"]
+    assert capped({"image": "cat.jpg"}, "0.04USD").turns["status"].tolist() == ["pending"]
+    address = {"uri": "https://a.b/c.mp4", "mime_type": "video/mp4"}
+    assert capped(address, "1.9USD").turns["status"].tolist() == ["pending"]
+    assert capped(address, "2.1USD").turns["status"].tolist() == ["ok"]
+
+
+def test_errors_of_media_leave_no_run_folder(home: Path, simulator: Simulator) -> None:
+    with pytest.raises(ConvbatchError):
+        run(home, simulator(Provider()), ("gemini",), [{"image": "a.wav"}])
+    assert not (home / "out").exists()
