@@ -60,6 +60,21 @@ class Usage(NamedTuple):
 NO_USAGE = Usage()
 
 
+class MediaFile(NamedTuple):
+    """A picture or sound of a reply, as it is kept."""
+
+    path: str
+    """Relative to the run folder."""
+    mime_type: str | None = None
+    """By its content; None if it is of no known type."""
+    width: int | None = None
+    height: int | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the journal form; None is omitted."""
+        return {name: value for name, value in zip(self._fields, self, strict=True) if value is not None}
+
+
 class Reply(NamedTuple):
     """A complete reply with any finish reason; a refusal is a reply."""
 
@@ -74,8 +89,8 @@ class Reply(NamedTuple):
     model_version: str | None = None
     response_id: str | None = None
     has_media: bool = False
-    media: tuple[str, ...] = ()
-    """Where its media are kept, relative to the run folder."""
+    media: tuple[MediaFile, ...] = ()
+    """Its media, once they are kept."""
     is_paused: bool = False
     """Whether the provider stopped in the middle of the turn, which goes on when the history is sent back."""
     service_tier: str | None = None
@@ -228,7 +243,7 @@ def reply_to_plain(reply: Reply) -> dict[str, Any]:
         if getattr(reply, name):
             plain[name] = True
     if reply.media:
-        plain["media"] = list(reply.media)
+        plain["media"] = [one.to_plain() for one in reply.media]
     for name in ("service_tier", "mean_logprob"):
         value = getattr(reply, name)
         if value is not None:
@@ -249,7 +264,7 @@ def reply_from_plain(plain: Mapping[str, Any]) -> Reply:
         model_version=plain.get("model_version"),
         response_id=plain.get("response_id"),
         has_media=plain.get("has_media", False),
-        media=tuple(plain.get("media", ())),
+        media=tuple(MediaFile(**one) for one in plain.get("media", ())),
         is_paused=plain.get("is_paused", False),
         service_tier=plain.get("service_tier"),
         mean_logprob=plain.get("mean_logprob"),
@@ -268,7 +283,7 @@ def whole_reply(steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         whole["thought"] = "\n\n".join(thoughts)
     if calls := [call for step in steps for call in step.get("tool_calls", ())]:
         whole["tool_calls"] = calls
-    if media := [path for step in steps for path in step.get("media", ())]:
+    if media := [one for step in steps for one in step.get("media", ())]:
         whole["media"] = media
     return whole
 

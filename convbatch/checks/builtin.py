@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from convbatch.checks.custom import evaluate_custom
 from convbatch.checks.differences import absence, difference, normalized, visible
+from convbatch.checks.image import image, image_argument
 from convbatch.checks.json_schema import NotJson, first_violation, parse_reply_json, schema_problem
 from convbatch.checks.numbers import LOCALES, last_number
 from convbatch.checks.safe_regex import (
@@ -450,6 +451,7 @@ _KINDS = (
         _cost,
         "it cost at most this; a bare amount is in the target's currency, any other currency needs `[rates]`",
     ),
+    CheckKind("image", image_argument, image, "the reply has a picture, or this many, of this size and type"),
     CheckKind(
         "tool_call",
         call_argument_problem,

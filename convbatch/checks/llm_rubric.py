@@ -50,6 +50,15 @@ class SceneTurn(NamedTuple):
     """None: no reply yet."""
 
 
+class Picture(NamedTuple):
+    """A picture that the judge sees."""
+
+    of: str
+    """Whose it is."""
+    path: str
+    """Relative to the run folder: the digest of its content."""
+
+
 class Scene(NamedTuple):
     """The part of a run that a judge gets."""
 
@@ -58,6 +67,7 @@ class Scene(NamedTuple):
     reply: str | None
     """None: the judge evaluates the whole conversation."""
     reference: str | None
+    pictures: Sequence[Picture] = ()
 
 
 class Question(NamedTuple):
@@ -67,6 +77,8 @@ class Question(NamedTuple):
     """The user message: one JSON object."""
     digest: str
     """32 hex digits over the whole content."""
+    pictures: tuple[str, ...] = ()
+    """Paths of the pictures that follow the text, relative to the run folder."""
 
     @property
     def id(self) -> str:
@@ -83,8 +95,11 @@ def question(rubric: str, scene: Scene) -> Question:
     for name in ("reply", "reference"):
         if getattr(scene, name) is not None:
             plain[name] = getattr(scene, name)
+    if scene.pictures:
+        plain["pictures"] = [{"of": picture.of, "file": picture.path} for picture in scene.pictures]
     digest = hashlib.blake2b(_json(plain).encode(), digest_size=16).hexdigest()
-    return Question(_json({"id": digest[:_ID_LENGTH], **plain}), digest)
+    paths = tuple(picture.path for picture in scene.pictures)
+    return Question(_json({"id": digest[:_ID_LENGTH], **plain}), digest, paths)
 
 
 def _plain(turn: SceneTurn) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from convbatch.dialogue import Dialogue
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, Money
+from convbatch.reply import MediaFile
 
 NEEDS_A_JUDGE = "llm_rubric"
 """The only kind that another model evaluates: `llm_rubric.py`."""
@@ -48,6 +49,8 @@ class CheckInput:
     finish_reason: str | None = None
     """The finish reason of the last turn of a dialogue."""
     tool_calls: tuple[CalledTool, ...] = ()
+    media: tuple[MediaFile, ...] = ()
+    """Pictures and sound in the replies."""
     output_tokens: int | None = None
     latency_s: float | None = None
     cost: Money | None = None

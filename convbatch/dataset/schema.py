@@ -534,6 +534,7 @@ ARGUMENT_EXAMPLES: Mapping[str, tuple[Any, str]] = {
     "output_tokens": (100, " (tokens)"),
     "latency": (2.5, " (seconds)"),
     "cost": ("0.002USD", ""),
+    "image": ({"at_least": 1, "min_width": 512}, ""),
     "tool_call": ("get_weather", ""),
     "tool_calls_valid": (True, ""),
     "llm_rubric": ("The answer is polite.", ""),

@@ -48,7 +48,7 @@ from convbatch.protocols.reply_media import media_of_turn
 from convbatch.protocols.stated_limits import stated_limits
 from convbatch.protocols.wire import Ask, CannotCarry, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
-from convbatch.reply import Attempt, Failure, Reply, StatedLimits
+from convbatch.reply import Attempt, Failure, MediaFile, Reply, StatedLimits
 from convbatch.system import Clock
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -592,7 +592,7 @@ class Client:
         """Keep the media of a reply as files; the body that is journaled has them all the same."""
         if not reply.has_media or self._media is None:
             return reply
-        kept: list[str] = []
+        kept: list[MediaFile] = []
         with contextlib.suppress(OSError):  # the next session writes them from the body
             kept = [self._media.keep(*media) for media in media_of_turn(reply.raw_turn)]
         return reply._replace(media=tuple(kept))

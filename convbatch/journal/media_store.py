@@ -18,7 +18,8 @@ from pathlib import Path
 
 from convbatch.dialogue import Message, Part
 from convbatch.errors import Place, SetupError
-from convbatch.media import HEAD_BYTES, media_type_of, type_named, type_of_path
+from convbatch.media import HEAD_BYTES, media_type_of, pixel_size, type_named, type_of_path
+from convbatch.reply import MediaFile
 from convbatch.system import Disk
 
 STORED = re.compile(r"media/([0-9a-f]{64})\.[a-z0-9]{1,8}")
@@ -52,8 +53,8 @@ class MediaStore:
         self._mark = secrets.token_hex(16)
         self._marked = re.compile(f"{self._mark}({STORED.pattern}){self._mark}".encode())
 
-    def keep(self, content: bytes, mime_type: str | None) -> str:
-        """Write a content of a reply durably, if it is not there, and return its name; raises OSError."""
+    def keep(self, content: bytes, mime_type: str | None) -> MediaFile:
+        """Write a content of a reply durably, if it is not there; raises OSError."""
         named = None if mime_type is None else type_named(mime_type)
         found = media_type_of(content[:HEAD_BYTES], kind=None if named is None else named.kind)
         if found is None or (found.mime_type == "text/plain" and named is not None):
@@ -61,7 +62,8 @@ class MediaStore:
         path = f"media/{hashlib.sha256(content).hexdigest()}.{'bin' if found is None else found.extension}"
         if not (self._folder / path).exists():
             _write_durably(self._folder / path, content, self._disk)
-        return path
+        width, height = pixel_size(content) or (None, None)
+        return MediaFile(path, None if found is None else found.mime_type, width, height)
 
     def filled(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Return the messages with a name as the content of their media, for which `body` puts in the content.

@@ -103,6 +103,11 @@ _is_usage = _fits(
     },
     only=True,
 )
+_is_media_file = _fits(
+    {**dict.fromkeys(("path", "mime_type"), _is_text), **dict.fromkeys(("width", "height"), _is_whole)},
+    ("path",),
+    only=True,
+)
 _is_reply = _fits(
     {
         **dict.fromkeys(
@@ -114,7 +119,7 @@ _is_reply = _fits(
         "usage": _is_usage,
         "tool_calls": _are_calls,
         **dict.fromkeys(("has_media", "is_paused"), _is_flag),
-        "media": lambda paths: isinstance(paths, list) and all(map(_is_text, paths)),
+        "media": lambda files: isinstance(files, list) and all(map(_is_media_file, files)),
     },
     ("finish_reason", "usage"),
 )

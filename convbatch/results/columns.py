@@ -41,6 +41,11 @@ def row_builder(columns: Sequence[Column]) -> Callable[[Any], Row]:
     return lambda source: tuple([fill(source) for fill in fills])
 
 
+def _media_paths(turn: Any) -> str | None:
+    files = turn.reply.get("media")
+    return to_json([one["path"] for one in files]) if files else None
+
+
 def _count_of(status: str) -> Callable[[Any], int]:
     return lambda conversation: conversation.statuses[status]
 
@@ -76,7 +81,7 @@ TURNS: tuple[Column, ...] = (
     Column("tool_calls", "string", "JSON list of `{id, name, arguments}`; null = no call",
         lambda t: to_json(t.reply["tool_calls"]) if t.reply.get("tool_calls") else None, is_long=True),
     Column("media", "string", "JSON list of the files of pictures and sound in the reply, relative to the run folder; "
-        "null = none", lambda t: to_json(t.reply["media"]) if t.reply.get("media") else None, is_long=True),
+        "null = none", _media_paths, is_long=True),
     Column("steps", "Int64", "model calls this reply is made of; null without a complete reply",
         lambda t: len(t.past.replied) or None),
     Column("finish_reason", "string", "`stop length content_filter tool_call error other`; null without a complete "

@@ -28,7 +28,7 @@ from convbatch.dialogue import Dialogue, HistoryMode
 from convbatch.journal.index import JudgeCall, TurnHistory
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import ExchangeRates, Money
-from convbatch.reply import is_open
+from convbatch.reply import MediaFile, is_open
 from convbatch.results.costs import attempt_cost, prices_of
 
 T = TypeVar("T", int, float, Decimal)
@@ -194,11 +194,28 @@ def _scene(result: ConversationResult, number: int | None) -> llm_rubric.Scene:
         llm_rubric.SceneTurn(turn.user_text, _assistant_text(result, at, is_whole=number is None))
         for at, turn in enumerate(result.dialogue.turns[:last], 1)
     ]
+    pictures = _pictures(result, number, last)
     if number is None:
-        return llm_rubric.Scene(result.dialogue.system, turns, None, None)
+        return llm_rubric.Scene(result.dialogue.system, turns, None, None, pictures)
     turns[-1] = turns[-1]._replace(assistant=None)
     scripted = result.dialogue.turns[number - 1].assistant
-    return llm_rubric.Scene(result.dialogue.system, turns, _reply_text(result, number), scripted)
+    return llm_rubric.Scene(result.dialogue.system, turns, _reply_text(result, number), scripted, pictures)
+
+
+def _pictures(result: ConversationResult, number: int | None, last: int) -> list[llm_rubric.Picture]:
+    """Return the pictures that a judge is shown: of the users, and of what is judged."""
+    found = [
+        llm_rubric.Picture(f"user of turn {at}", part.path)
+        for at, turn in enumerate(result.dialogue.turns[:last], 1)
+        for part in turn.user
+        if part.kind == "image" and part.path is not None
+    ]
+    for at in sorted(result.turns) if number is None else [number]:
+        reply = (result.turns[at].kept or {}).get("reply", {}) if result.turns[at].status == "ok" else {}
+        name = "reply" if number is not None else f"assistant of turn {at}"
+        files = [MediaFile(**one) for one in reply.get("media", ())]
+        found += [llm_rubric.Picture(name, one.path) for one in files if (one.mime_type or "").startswith("image/")]
+    return found
 
 
 def _assistant_text(result: ConversationResult, at: int, *, is_whole: bool) -> str | None:
@@ -283,6 +300,7 @@ def _check_input(result: ConversationResult, numbers: Sequence[int], turn: int |
             for reply in replies
             for call in reply.get("tool_calls", ())
         ),
+        media=tuple(MediaFile(**one) for reply in replies for one in reply.get("media", ())),
         output_tokens=_total(reply["usage"].get("output_tokens") for reply in replies),
         latency_s=_total(record.get("latency_s") for record in kept),
         cost=None if amount is None or prices is None else Money(amount=amount, currency=prices.currency),

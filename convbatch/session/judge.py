@@ -205,7 +205,7 @@ class JudgeWork:
     def plan(self, spec: SessionSpec, target: Target, past: Archive | None) -> Iterator[Conversation]:
         """Yield a one-turn conversation for each question to the judge, in table order, answered ones included."""
         from convbatch.checks.llm_rubric import SYSTEM
-        from convbatch.dialogue import Dialogue, Turn, text_part
+        from convbatch.dialogue import Dialogue, Part, Turn, text_part
         from convbatch.engine.plan import Conversation, JudgedItem
         from convbatch.results.conversations import stored_conversations
         from convbatch.results.verdicts import questions_for_judge
@@ -213,10 +213,9 @@ class JudgeWork:
         assert past is not None  # replies are judged from the journal, so the session is a resumed one
         for stored in stored_conversations(spec.folder, spec.manifest, past):
             for turn, question in questions_for_judge(stored.result):
+                user = (text_part(question.text), *(Part(kind="image", path=path) for path in question.pictures))
                 asked = Conversation(
-                    dialogue=Dialogue(
-                        id=stored.dialogue.id, system=SYSTEM, turns=(Turn(user=(text_part(question.text),)),)
-                    ),
+                    dialogue=Dialogue(id=stored.dialogue.id, system=SYSTEM, turns=(Turn(user=user),)),
                     index=stored.id.dialogue_index,
                     target=target,
                     repeat=stored.result.repeat,

@@ -30,7 +30,7 @@ from convbatch.dataset.schema import issues_of
 from convbatch.dialogue import Dialogue
 from convbatch.errors import InputError, SetupError
 from convbatch.pricing import ExchangeRates, Money
-from convbatch.reply import Failure, Reply, Usage
+from convbatch.reply import Failure, MediaFile, Reply, Usage
 from convbatch.results.cache import is_fresh, write_turns
 from convbatch.results.quality_gate import evaluate_gate, parse_pass_rate
 from convbatch.results.run import load
@@ -147,6 +147,11 @@ SIMILARITY = [
     ({"similar": {"to": "x" * 17 + "a" * 8, "threshold": 0.68}}, "x" * 17 + "b" * 8, True),  # 34 / 50, exactly
     ({"similar": 1}, "明天是2025年12月27日。", True),
 ]
+PICTURES = (
+    MediaFile("media/a.png", "image/png", 1024, 1024),
+    MediaFile("media/b.jpg", "image/jpeg", 512, 512),
+    MediaFile("media/c.wav", "audio/wav"),
+)
 METADATA = [
     ({"finish_reason": "stop"}, {}, True),
     ({"finish_reason": ["length", "stop"]}, {}, True),
@@ -181,6 +186,15 @@ METADATA = [
     ({"tool_call": {"order": ["now", "find"]}}, {"tool_calls": (*CALLS, *BROKEN, *FIND)}, True),
     ({"tool_call": {"order": ["find", "now"]}}, {"tool_calls": (*CALLS, *FIND)}, False),
     ({"tool_call": {"order": ["now", "now"]}}, {"tool_calls": CALLS}, False),
+    ({"image": True}, {}, False),
+    ({"image": True}, {"media": PICTURES}, True),
+    ({"image": 2}, {"media": PICTURES}, True),
+    ({"image": 1}, {"media": PICTURES}, False),
+    ({"image": 0}, {"media": PICTURES[2:]}, True),
+    ({"image": {"exactly": 1, "mime_type": "image/png"}}, {"media": PICTURES}, True),
+    ({"image": {"at_least": 2, "min_width": 512, "max_height": 1024}}, {"media": PICTURES}, True),
+    ({"image": {"width": 512, "height": 256}}, {"media": PICTURES}, False),
+    ({"image": {"at_least": 2, "max_width": 600}}, {"media": PICTURES}, False),
     ({"tool_calls_valid": True}, {}, True),
     ({"tool_calls_valid": True}, {"tool_calls": (*CALLS, *FIND)}, True),
     ({"tool_calls_valid": True}, {"tool_calls": (*CALLS, *BROKEN)}, False),

@@ -400,7 +400,7 @@ def test_every_check_kind_is_accepted_plain_and_negated(tmp_path: Path) -> None:
         "starts_with": "x", "regex": "x+", "is_json": True, "json_schema": {"type": "object"},
         "number": {"value": 8, "tolerance": 0.5}, "similar": True, "finish_reason": ["stop", "length"],
         "max_length": 0, "latency": 1.5, "output_tokens": 10, "cost": "0.01USD", "tool_call": {"name": "f"},
-        "tool_calls_valid": True, "llm_rubric": "polite", "python": "mine",
+        "tool_calls_valid": True, "image": {"exactly": 1, "min_width": 8}, "llm_rubric": "polite", "python": "mine",
     }  # fmt: skip
     checks = [{prefix + kind: value} for kind, value in arguments.items() for prefix in ("", "not_")]
     line = {"turns": [{"user": "u", "assistant": "a", "checks": checks}], "tools": [{"name": "f"}]}

@@ -164,6 +164,23 @@ def test_a_cap_on_the_cost_counts_media_of_unknown_size_as_the_most_they_can_be(
     assert capped(address, "2.1USD").turns["status"].tolist() == ["ok"]
 
 
+def test_a_judge_sees_the_pictures_of_the_user_and_of_the_reply(home: Path, simulator: Simulator) -> None:
+    provider = Provider()
+    config, dataset = home / "convbatch.toml", home / "d.jsonl"
+    config.write_text(config_for(simulator(provider).url, wires=("gemini", "responses")))
+    checks = [{"llm_rubric": 'says "draw"'}, {"image": {"exactly": 1, "width": 16, "mime_type": "image/png"}}]
+    turn = {"user": [{"text": "draw this"}, {"image": "cat.jpg"}], "checks": checks}
+    dataset.write_text(json.dumps({"id": "d", "turns": [turn]}))
+    done = cb.run(
+        dataset, models=["sim-good@at-gemini"], config=config, out=home / "out", judge="sim-judge@at-responses"
+    )
+    assert done.verdicts["passed"].tolist() == [True, True], done.verdicts["reason"].tolist()
+    [drawn] = json.loads(done.turns["media"][0])
+    asked = [entry for entry in provider.ledger.entries if entry.model == "sim-judge"]
+    question = asked[-1].history[-1][1]
+    assert question.endswith(seen("image", "png", png()) + seen("image", "png", (home / "out" / drawn).read_bytes()))
+
+
 def test_errors_of_media_leave_no_run_folder(home: Path, simulator: Simulator) -> None:
     with pytest.raises(ConvbatchError):
         run(home, simulator(Provider()), ("gemini",), [{"image": "a.wav"}])
