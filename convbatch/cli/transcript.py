@@ -5,7 +5,9 @@ Only layout is decided here: replies and verdicts come from `results/`.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby
@@ -13,10 +15,12 @@ from operator import attrgetter
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.console import tables
+from convbatch.console.pictures import picture_protocol, picture_text
 from convbatch.console.text import printable
 from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue, Turn
 from convbatch.errors import SetupError, did_you_mean, nearest
+from convbatch.journal.media_store import read_media
 from convbatch.pricing import display_amount, exact
 from convbatch.results.cache import read_with_verdicts
 from convbatch.results.filters import Filters, Matcher
@@ -93,6 +97,7 @@ def print_transcript(
         ]
         if chosen:
             _print_dialogue(console, dialogue, chosen)
+            _print_pictures(console, runs, chosen)
             printed += 1
     return printed
 
@@ -266,6 +271,21 @@ def _print_dialogue(console: Console, dialogue: Dialogue, columns: Sequence[_Tra
     lines = Text("\n", no_wrap=True, overflow="ignore").join(_lines(dialogue, columns, console.width))
     console.print(lines, soft_wrap=True)
     console.print()
+
+
+def _print_pictures(console: Console, runs: Sequence[Run], columns: Sequence[_TranscriptColumn]) -> None:
+    """Print the pictures of the replies, where the terminal shows pictures."""
+    protocol = picture_protocol(os.environ) if console.is_terminal else None
+    if protocol is None:
+        return
+    for column in columns:
+        for turn_row in column.turns.values():
+            for path in json.loads(turn_row.media or "[]"):
+                with contextlib.suppress(SetupError):  # lost: its name stands above
+                    content = read_media(runs[column.order[0]].folder.path, path)
+                    if (shown := picture_text(content, protocol)) is not None:
+                        console.print(tables.single_line_text(f"{turn_row.turn} {column.name} {path}", "dim"))
+                        console.file.write(shown)
 
 
 def _lines(dialogue: Dialogue, columns: Sequence[_TranscriptColumn], width: int) -> Iterator[Text]:

@@ -374,10 +374,11 @@ class RunFolder:
         return "interrupted" if manifest.state == "running" else manifest.state
 
     def _refuse_traps(self) -> None:
-        """Refuse pipes, which would block a reader, and a linked journal, which would make a writer write elsewhere."""
-        found = "a run folder holds plain files and folders, and its journal is no link"
-        if self.journal.is_symlink():
-            raise _trap(self.journal, "is a link", found)
+        """Refuse pipes, which would block a reader, and linked folders, which would make a writer write elsewhere."""
+        found = "a run folder holds plain files and folders, and its journal and media are no links"
+        for folder in (self.journal, self.media):
+            if folder.is_symlink():
+                raise _trap(folder, "is a link", found)
         inside: list[Path] = []
         with contextlib.suppress(OSError):  # absent or unreadable: reported where it is needed
             inside = list(self.journal.iterdir())
