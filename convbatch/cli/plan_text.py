@@ -118,6 +118,7 @@ def _request_line(gateway: Gateway) -> str:
     for key in ("path", "anthropic_version", "seed_field", "system_role", "replay", "thinking_tags"):
         if (value := getattr(gateway, key)) is not None:
             ways.append(f"{key} {value}")
+    ways += ["store: true, the provider keeps every turn"] if gateway.replay == "stored" else []
     ways += ["streamed"] if gateway.stream else []
     return ", ".join(ways)
 

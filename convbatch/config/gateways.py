@@ -367,6 +367,8 @@ def build_gateway(
         merged.pop(key, None)  # inherited from a table with another protocol
     if merged.get("system_role") not in rules.system_roles:
         merged.pop("system_role", None)
+    if merged.get("replay") not in rules.replays:
+        merged.pop("replay", None)
     if merged.get("auth") == "none":
         merged.pop("key_env", None)
         merged.pop("key_command", None)

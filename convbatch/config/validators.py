@@ -517,6 +517,10 @@ def _rule_protocol_keys(
     if own.get("system_role", roles[0]) not in roles:
         what = f"system_role {own['system_role']!r} does not apply to the protocol {values['protocol']!r}"
         yield "system_role", InvalidValue(what, f"known there: {', '.join(roles)}")
+    replays = PROTOCOLS[values["protocol"]].config.replays
+    if own.get("replay", replays[0]) not in replays:
+        what = f"replay {own['replay']!r} does not apply to the protocol {values['protocol']!r}"
+        yield "replay", InvalidValue(what, f"known there: {', '.join(replays)}; only the protocol 'responses' stores")
 
 
 def _rule_version_in_url(

@@ -75,6 +75,8 @@ class TurnKeys:
             shape["anthropic_version"] = gateway.anthropic_version
         if dialogue.system and gateway.system_role not in (None, "system"):
             shape["system_role"] = gateway.system_role
+        if gateway.replay == "stored":
+            shape["store"] = "true"  # a response that was not stored cannot be referred to
         if shape:
             identity.append(shape)
         self._seed_field = gateway.seed_field

@@ -668,7 +668,7 @@ _GATEWAY: Mapping[str, _Kind] = {
     "path": _Kind("a path of a URL", lambda value: _is_text(value) and value.isprintable() and " " not in value),
     "seed_field": _TEXT,
     "anthropic_version": _TEXT,
-    "replay": _Kind("exact or content", lambda value: value in ("exact", "content")),
+    "replay": _Kind("exact, content or stored", lambda value: value in ("exact", "content", "stored")),
     "thinking_tags": _TEXT,
     "system_role": _Kind("system, developer or user", lambda value: value in ("system", "developer", "user")),
     "list_prices": _FLAG,

@@ -40,6 +40,7 @@ from convbatch.protocols.body_fields import (
 )
 from convbatch.protocols.decoding import (
     DONE,
+    HISTORY_CUT,
     count_under,
     decode_arguments,
     details_under,
@@ -484,7 +485,7 @@ def _history_note(transformations: Any) -> str | None:
         return None
     reasons = ", ".join(dict.fromkeys(str(entry.get("reason") or "no reason given") for entry in removed))
     blocks = "1 thinking block" if len(removed) == 1 else f"{len(removed)} thinking blocks"
-    return f"the provider removed {blocks} from the history ({reasons})"
+    return f"{HISTORY_CUT} {blocks} from the history ({reasons})"
 
 
 def _is_refusal(details: Any) -> bool:

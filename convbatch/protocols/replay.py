@@ -6,6 +6,9 @@ journal stays as received, so that a turn can be read again in any of these ways
 
 Where `replay` is not written, a signature that the gateway refuses is left out and the question asked once more: the
 reply says so, because the model saw another history. `replay = "exact"` never does that.
+
+`replay = "stored"`: a turn goes back as the id of a response that the provider keeps. An id that it no longer has is an
+error with the way out; the history is never sent in its place, because the run would then be of two kinds.
 """
 
 from __future__ import annotations
@@ -29,6 +32,14 @@ _WRONG = re.compile(
     re.IGNORECASE,
 )
 _FIELD = re.compile(r"reasoning_content|reasoning_details", re.IGNORECASE)
+STORED_ID, STORED_TURN = "previous_response_id", "output"
+"""Keys of a turn that the provider keeps: the id of its response, and the turn as received."""
+_STORED = re.compile(r"previous[ _]response", re.IGNORECASE)
+_STORED_HINT = (
+    "; the provider keeps no response with this id: it expired, was made under another account, or the organization "
+    'does not store data. A new run asks its dialogues from their first turn; without replay = "stored", requests '
+    "contain the whole history"
+)
 _HINT = '; replay = "content" for this gateway or model sends neither reasoning nor signatures back'
 
 
@@ -36,7 +47,7 @@ def as_configured(outcome: Reply | Failure, protocol: WireProtocol, endpoint: En
     """Return a reply with its thoughts apart from its text, and with the turn that goes back into the history."""
     if isinstance(outcome, Failure):
         return _with_hint(outcome, endpoint)
-    if endpoint.thinking_tags is None and endpoint.replay != "content":
+    if endpoint.thinking_tags is None and endpoint.replay not in ("content", "stored"):
         return outcome
     reply, turn = outcome, outcome.raw_turn
     if endpoint.thinking_tags is not None and reply.text:
@@ -47,6 +58,8 @@ def as_configured(outcome: Reply | Failure, protocol: WireProtocol, endpoint: En
                 turn = protocol.turns.skip_text(turn, split.start)
     if endpoint.replay == "content" and turn is not None:
         turn = protocol.turns.only_content(turn)
+    if endpoint.replay == "stored" and reply.response_id:
+        turn = {STORED_ID: reply.response_id, STORED_TURN: turn}
     return reply._replace(raw_turn=turn)
 
 
@@ -88,5 +101,7 @@ def _refuses_signatures(failure: Failure) -> bool:
 
 def _with_hint(failure: Failure, endpoint: Endpoint) -> Failure:
     """Return a refusal of what the history contains with the way out, unless that is taken already."""
+    if endpoint.replay == "stored" and _STORED.search(f"{failure.message} {failure.code or ''}"):
+        return replace(failure, message=failure.message + _STORED_HINT)
     refused = _refuses_signatures(failure) or (failure.kind == "invalid_request" and _FIELD.search(failure.message))
     return replace(failure, message=failure.message + _HINT) if refused and endpoint.replay != "content" else failure

@@ -1,9 +1,10 @@
 """The Responses protocol of OpenAI, `POST {base}/responses`.
 
-Stateless: every request has `store: false` and the whole history. A model's turn is its list of output items and goes
-back in place, with ids, `phase` and encrypted reasoning as received, except for reasoning that the API refuses: at the
-end of a turn, or without its content. The system text is `instructions`, unless `system_role` says
-otherwise.
+Stateless by default: every request has `store: false` and the whole history. A model's turn is its list of output items
+and goes back in place, with ids, `phase` and encrypted reasoning as received, except for reasoning that the API
+refuses: at the end of a turn, or without its content. The system text is `instructions`, unless `system_role` says
+otherwise. With `replay = "stored"` a request has `store: true`, and in place of what came before the id of the last
+response; `instructions` are sent each time, because they are not part of what is kept.
 
 Usage: `input_tokens` includes cached tokens and cache writes, `output_tokens` includes reasoning. Generated images are
 counted apart (`tool_usage`), so the counts of such a reply do not tell its cost.
@@ -11,7 +12,7 @@ counted apart (`tool_usage`), so the counts of such a reply do not tell its cost
 A stream ends with an event that has the whole response, which is parsed as if it had come alone. Where its `output` is
 empty, the items of `response.output_item.done` take its place; deltas are the partial text of a stream that broke off.
 
-Not here: the place of the key, `previous_response_id`, background responses.
+Not here: the place of the key, background responses.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from convbatch.protocols.body_fields import (
 )
 from convbatch.protocols.decoding import (
     DONE,
+    HISTORY_CUT,
     count_under,
     decode_arguments,
     mean_logprob,
@@ -66,6 +68,7 @@ from convbatch.protocols.growing import settled, with_text
 from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai import OpenAI
+from convbatch.protocols.responses_stored import NOT_STORED, NOTHING_STORED, last_stored
 from convbatch.protocols.responses_tools import CALL_IDS, call_items, name_calls, result_items
 from convbatch.protocols.responses_turn import ResponsesTurn, is_message, sendable, text_messages, texts_of
 from convbatch.protocols.schema_subset import named_schema
@@ -94,7 +97,7 @@ _REFUSED = {
     "safety": "only the gemini protocol has it",
 }
 _NO_SEED = 'not part of Responses; use protocol = "openai", or name the field of a server that knows it in seed_field'
-_WHOLE_HISTORY = "each request contains the whole history, and nothing is stored"
+_WHOLE_HISTORY = 'each request contains the whole history; replay = "stored" for this gateway sends an id instead'
 _ONLY_CHAT = 'remove it, or use protocol = "openai"'
 _FIELDS = BodyFields(
     article="a Responses",
@@ -163,7 +166,7 @@ _OPENAI = OpenAI()
 
 
 class Responses:
-    """`WireProtocol` for Responses; stateless."""
+    """`WireProtocol` for Responses."""
 
     name = "responses"
     turns: TurnFormat = ResponsesTurn()
@@ -171,6 +174,7 @@ class Responses:
         auth="bearer",
         tpm_counts="input+max_output",
         system_roles=("system", "developer", "user"),
+        replays=("exact", "content", "stored"),
         endpoints=("/responses", "/chat/completions", "/completions", "/messages"),
     )
 
@@ -179,12 +183,16 @@ class Responses:
         messages, role = ask.messages, endpoint.system_role
         if ask.system and role == "user":
             messages = put_system_into_user(messages, ask.system)
-        messages = with_call_ids(messages, CALL_IDS, name_calls)
+        is_stored = endpoint.replay == "stored"
+        previous = last_stored(messages) if is_stored else NOTHING_STORED
+        messages = with_call_ids(previous.messages or messages, CALL_IDS, name_calls)[previous.count :]
         items: list[Any] = [item for message in messages for item in _items(message)]
-        body: dict[str, Any] = {"model": ask.model, "input": items, "stream": ask.stream, "store": False}
-        if ask.system and role == "developer":
+        body: dict[str, Any] = {"model": ask.model, "input": items, "stream": ask.stream, "store": is_stored}
+        if previous.id is not None:
+            body["previous_response_id"] = previous.id
+        if ask.system and role == "developer" and previous.id is None:
             items.insert(0, {"role": role, "content": ask.system})
-        elif ask.system and role != "user":
+        elif ask.system and role not in ("user", "developer"):
             body["instructions"] = ask.system
         if ask.tools:
             body["tools"] = declare_for_responses(ask.tools)
@@ -196,6 +204,7 @@ class Responses:
             else path_url(endpoint.base_url, endpoint.path, ask.model),
             headers=STREAM_HEADERS if ask.stream else JSON_HEADERS,
             json=body,
+            note=NOT_STORED if is_stored and any(message.raw is not None for message in messages) else None,
         )
 
     def parse_response(self, body: bytes) -> Reply:
@@ -264,7 +273,7 @@ def _items(message: Message) -> list[Any]:
 
 def _applied(body: dict[str, Any], ask: Ask, endpoint: Endpoint) -> dict[str, Any]:
     settings = ask.settings
-    include = [] if _NEVER_REASONS.match(ask.model) else [_ENCRYPTED]
+    include = [] if body["store"] or _NEVER_REASONS.match(ask.model) else [_ENCRYPTED]
     if settings is not NO_SETTINGS:
         _refuse(settings, ask.model, endpoint)
         body |= {name: value for name in _SAME_NAME if (value := getattr(settings, name)) is not None}
@@ -446,7 +455,7 @@ def _history_note(transformations: Any) -> str | None:
         return None
     reasons = ", ".join(dict.fromkeys(str(entry.get("reason") or "no reason given") for entry in removed))
     items = "1 reasoning item" if len(removed) == 1 else f"{len(removed)} reasoning items"
-    return f"the provider removed {items} from the history ({reasons})"
+    return f"{HISTORY_CUT} {items} from the history ({reasons})"
 
 
 def _raise_failed(whole: Mapping[str, Any], text: str | None) -> NoReturn:

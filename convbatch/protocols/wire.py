@@ -19,7 +19,7 @@ from convbatch.reply import Failure, Reply
 from convbatch.strict_json import MAX_DEPTH, TooDeep, parse_received
 
 SystemRole = Literal["system", "developer", "user"]
-Replay = Literal["exact", "content"]
+Replay = Literal["exact", "content", "stored"]
 
 
 class MalformedReply(Exception):  # internal; becomes a `Failure`
@@ -66,7 +66,10 @@ class Endpoint:
     system_role: SystemRole | None = None
     """Role of the system text; `user`: it stands in front of the first user message."""
     replay: Replay | None = None
-    """What of a model's turn goes back into the history; None: all of it, but not what stands in `thinking_tags`."""
+    """What of a model's turn goes back into the history; None: all of it, but not what stands in `thinking_tags`.
+
+    `stored`: the id of the last response, which the provider keeps.
+    """
     anthropic_version: str | None = None
     """Version of Anthropic's API; None: the protocol's own."""
     thinking_tags: str | None = None
@@ -118,6 +121,8 @@ class ProtocolConfig:
     """Configuration keys that have a meaning only in the protocols that list them."""
     system_roles: tuple[SystemRole, ...] = ("system", "user")
     """Values of `system_role` that the protocol can express."""
+    replays: tuple[Replay, ...] = ("exact", "content")
+    """Values of `replay` that the protocol can express."""
     requires_max_tokens: bool = False
     """Whether a request needs a limit on output, so that its gateways have one by default."""
     endpoints: tuple[str, ...]

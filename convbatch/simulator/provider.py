@@ -30,6 +30,7 @@ from convbatch.simulator.replies import (
     reword,
 )
 from convbatch.simulator.routes import WIRES, key_of, likely_wire, route
+from convbatch.simulator.stored_responses import StoredResponses
 from convbatch.simulator.wire import (
     ErrorCause,
     Hint,
@@ -129,6 +130,7 @@ class Provider:
         self._hidden_tokens = count_tokens(hidden_system) + PER_MESSAGE_TOKENS if hidden_system else 0
         self._varies = varies
         self._answers: dict[tuple[str, str], int] = {}
+        self.responses = StoredResponses()
         self._cache = PromptCache()
         self._arrivals = 0
         self._asked = 0
@@ -251,7 +253,7 @@ class Provider:
             plain = orjson.loads(body)
         except orjson.JSONDecodeError:
             refuse("bad_request", "Invalid JSON payload received. Could not parse the request body.")
-        reply_spec = where.wire.parse_request(where, plain)
+        reply_spec = where.wire.parse_request(where, self.responses.with_history(plain))
         arrival.reply_spec = reply_spec
         arrival.sha = history_sha(reply_spec.parsed.system, reply_spec.parsed.messages)
         model = reply_spec.parsed.model
@@ -354,6 +356,8 @@ class Provider:
         headers = self._headers(arrival, wire.content_type)
         streamed = reply_spec.form != "whole" and not (rule is not None and fault_actions.refuses_stream(rule))
         plains = wire.events(reply_spec, reply) if streamed else [wire.whole(reply_spec, reply)]
+        if reply_spec.stored_input is not None:
+            self.responses.keep(reply_spec, wire.whole(reply_spec, reply))
         if streamed and rule is not None and rule.action == "stream":
             plains = fault_actions.place_usage(rule, plains, wire)
         if rule is not None and rule.action == "usage":

@@ -1,4 +1,4 @@
-"""OpenAI's Responses from the server's side, whole and streamed; nothing is stored.
+"""OpenAI's Responses from the server's side, whole and streamed; `stored_responses.py` keeps them.
 
 Strict where OpenAI is strict: unknown parameters, items and parts, the pairs of reasoning and what follows it, and
 encrypted reasoning that is not what was given. Sources: https://platform.openai.com/docs/api-reference/responses and
@@ -183,6 +183,8 @@ class ResponsesWire:
             form="sse" if fields.get("stream") else "whole",
             logprobs=fields.get("top_logprobs", 0) if wants_logprobs else None,
             tier=served_tier(fields.get("service_tier")),
+            stored_input=_as_items(fields["input"]) if fields.get("store", True) else None,
+            previous_id=fields.get("previous_response_id"),
         )
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
@@ -285,9 +287,6 @@ def _within_bounds(fields: dict[str, Any]) -> dict[str, Any]:
         expected = f"Expected a value >= {_LEAST_OUTPUT}, but got {fields['max_output_tokens']} instead."
         message = f"Invalid 'max_output_tokens': integer below minimum value. {expected}"
         refuse("bad_request", message, field="max_output_tokens")
-    if "previous_response_id" in fields:  # nothing is stored
-        message = f"Previous response with id '{fields['previous_response_id']}' not found."
-        refuse("bad_request", message, field="previous_response_id")
     return fields
 
 
@@ -313,7 +312,7 @@ class _Reader:
 
     def read(self, value: Any) -> None:
         """Read the whole input; raises `RefusedRequest`."""
-        items: list[Any] = [{"role": "user", "content": value}] if isinstance(value, str) else value
+        items = _as_items(value)
         if not items:
             refuse("bad_request", "Invalid 'input': empty array. Expected a non-empty array.", field="input")
         for at, item in enumerate(items):
@@ -412,6 +411,10 @@ def _drawn_mark(item: dict[str, Any], where: str) -> str:
         refuse("bad_request", f"Invalid value for '{where}': {wrong}", field=where)
 
 
+def _as_items(value: Any) -> list[Any]:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
 def _refuse_alone(item_id: str) -> None:
     message = f"Item '{item_id}' of type 'reasoning' was provided without its required following item."
     refuse("bad_request", message, field="input")
@@ -503,10 +506,10 @@ def _head(reply_spec: ReplySpec, reply: SimulatedReply, status: str) -> dict[str
         "max_output_tokens": parsed.max_output_tokens,
         "model": parsed.model,
         "parallel_tool_calls": True,
-        "previous_response_id": None,
+        "previous_response_id": reply_spec.previous_id,
         "reasoning": {"effort": "medium" if parsed.thinking else "none", "summary": None},
         "service_tier": reply_spec.tier,
-        "store": False,
+        "store": reply_spec.stored_input is not None,
         "temperature": 1.0,
         "text": {"format": {"type": "text"}},
         "tool_choice": "auto",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import email.utils
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Protocol, cast
 
@@ -106,6 +106,10 @@ class ReplySpec:
     """How many alternatives of each token are asked for, besides its own log probability; None: nothing."""
     tier: str | None = None
     """The service tier that is asked for, and then the one that serves the reply; set by the provider."""
+    stored_input: Sequence[Any] | None = None
+    """The whole history of a response that is to be kept; None: it is not kept."""
+    previous_id: str | None = None
+    """The kept response that the request goes on from."""
 
     @property
     def budgeted_output(self) -> int:
