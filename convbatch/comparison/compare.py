@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from convbatch.comparison import stats
 from convbatch.comparison.inputs import (
+    NO_CHANGED_HISTORIES,
     NO_SERVED_MODELS,
     RECORDED_COSTS,
+    ChangedHistories,
     ComparisonInputs,
     CostOptions,
     Reasons,
@@ -200,6 +202,8 @@ class Comparison:
     notes: Sequence[str] = ()
     served: ServedModels = NO_SERVED_MODELS
     """Which models answered."""
+    changed: ChangedHistories = NO_CHANGED_HISTORIES
+    """Replies to histories from which the provider removed something."""
     allow_mismatch: bool = False
     currency: str | None = None
     """Of every cost; None without any, and where the sides are in different currencies."""
@@ -381,6 +385,7 @@ def _compare_inputs(matched: ComparisonInputs, rules: ComparisonRules) -> Compar
         unavailable={name: why_not(name, pairs.whole) for name in METRICS if name not in results},
         notes=(*matched.notes, *_notes(pairs, judged)),
         served=matched.served,
+        changed=matched.changed,
         allow_mismatch=matched.allow_mismatch,
         currency=matched.currency,
     )

@@ -28,6 +28,7 @@ from convbatch.results.missing_verdicts import missing_verdicts
 from convbatch.results.parquet import read_rows
 from convbatch.results.run import RESULTS, Run, load
 from convbatch.results.served import served_counts, served_notes
+from convbatch.results.wire_notes import is_history_cut
 from convbatch.served_model import canonical_name
 
 if TYPE_CHECKING:
@@ -96,6 +97,21 @@ class ServedModels:
 NO_SERVED_MODELS = ServedModels()
 
 
+class ChangedHistories(NamedTuple):
+    """Replies of each side to a history from which the provider removed something: the model did not see all of it."""
+
+    base: int = 0
+    candidate: int = 0
+    base_replies: int = 0
+    candidate_replies: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.base or self.candidate)
+
+
+NO_CHANGED_HISTORIES = ChangedHistories()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonInputs:
     """Two comparable sides."""
@@ -108,6 +124,7 @@ class ComparisonInputs:
     """Differences of the sides that do not prevent the comparison."""
     reasons: tuple[Reasons, Reasons]
     served: ServedModels = NO_SERVED_MODELS
+    changed: ChangedHistories = NO_CHANGED_HISTORIES
     allow_mismatch: bool = False
     currency: str | None = None
     """Of every cost; None without any, and where the sides bill in different currencies."""
@@ -184,6 +201,7 @@ def load_inputs(
         notes=notes,
         reasons=(_reasons(first), _reasons(second)),
         served=served,
+        changed=_changed_histories(first, second),
         allow_mismatch=allow_mismatch,
         currency=conversion.currency,
     )
@@ -412,6 +430,16 @@ def _answered_by(chosen: _SelectedRun) -> _Answered:
         tuple(AnsweredBy(one.model, n.served, n.replies, n.as_asked) for one, counts in counted for n in counts),
         tuple(note for one, counts in counted for note in served_notes(one, counts)),
     )
+
+
+def _changed_histories(base: _SelectedRun, candidate: _SelectedRun) -> ChangedHistories:
+    """Count the replies to histories that a provider cut, of all on each side."""
+    counts: list[tuple[int, int]] = []
+    for chosen in (base, candidate):
+        rows = read_rows(chosen.run.turns_path, ("target", "finish_reason", "wire_note"))
+        notes = [note for target, finish, note in rows if finish is not None and target in chosen.targets]
+        counts.append((sum(map(is_history_cut, notes)), len(notes)))
+    return ChangedHistories(counts[0][0], counts[1][0], counts[0][1], counts[1][1])
 
 
 def _served_notes(

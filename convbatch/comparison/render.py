@@ -59,6 +59,8 @@ def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
     console = tables.console(file)
     whole = not console.is_terminal  # whole lines for a pipe; on a terminal they are folded between words
     console.print(tables.single_line_text(sentence(comparison), _STYLES[comparison.verdict]), soft_wrap=whole)
+    if warning := history_warning(comparison):
+        console.print(tables.single_line_text(warning, "bold yellow"), soft_wrap=whole)
     for line in advice(comparison):
         console.print(tables.single_line_text(line), soft_wrap=whole)
     console.print()
@@ -132,6 +134,8 @@ def to_value(comparison: Comparison) -> dict[str, Any]:
             "candidate": [one._asdict() for one in comparison.served.candidate],
             "one_model": comparison.served.one_model,
         },
+        "histories_cut": {"base": comparison.changed.base, "candidate": comparison.changed.candidate},
+        "warnings": list(filter(None, [history_warning(comparison)])),
         "summary": sentence(comparison),
         "notes": list(comparison.notes),
     }
@@ -139,7 +143,9 @@ def to_value(comparison: Comparison) -> dict[str, Any]:
 
 def to_markdown(comparison: Comparison) -> str:
     """Return the comparison as Markdown, e.g. for a comment on a pull request."""
-    parts = [f"## {md(printable(sentence(comparison)))}", *(md(line) for line in advice(comparison))]
+    parts = [f"## {md(printable(sentence(comparison)))}"]
+    parts += [f"**{md(warning)}**"] if (warning := history_warning(comparison)) else []
+    parts += [md(line) for line in advice(comparison)]
     parts.append("\n".join(f"- {md(printable(line))}" for line in _facts(comparison)))
     if comparison.judged:
         parts.append(_md_table(_headings(comparison), _metric_rows(comparison), left=(0, 6)))
@@ -170,12 +176,14 @@ def to_junit(comparison: Comparison) -> bytes:
 
 
 def _verdict_case(comparison: Comparison) -> JUnitCase:
+    lines = [sentence(comparison), history_warning(comparison), *advice(comparison), *_facts(comparison)]
+    lines += _footnotes(comparison)
     return JUnitCase(
         classname="convbatch compare",
         name=f"verdict: {comparison.primary}",
         outcome=gate_outcome(comparison.exit_code),
         message=sentence(comparison),
-        text="\n".join([sentence(comparison), *advice(comparison), *_facts(comparison), *_footnotes(comparison)]),
+        text="\n".join(filter(None, lines)),
     )
 
 
@@ -226,6 +234,16 @@ def sentence(comparison: Comparison) -> str:
             return f"{head}: {name} did not get worse by more than {_within(one)}, {_change(result)}"
         case _:
             return f"{head}: {_dialogues(result.dialogues)} cannot tell whether {name} got worse, {_change(result)}"
+
+
+def history_warning(comparison: Comparison) -> str:
+    """Return a warning if a model did not see what was sent; else an empty text."""
+    changed = comparison.changed
+    if not changed:
+        return ""
+    sides = (("base", changed.base, changed.base_replies), ("candidate", changed.candidate, changed.candidate_replies))
+    counts = ", ".join(f"{count:,} of {total:,} replies of the {side}" for side, count, total in sides)
+    return f"WARNING: the model did not see what was sent: the provider removed parts of the history in {counts}"
 
 
 def _lost(comparison: Comparison) -> str:

@@ -24,6 +24,7 @@ from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.reporting.section import Section
 from convbatch.results.columns import Column, Row
 from convbatch.results.parquet import Rows
+from convbatch.results.wire_notes import is_history_cut
 
 if TYPE_CHECKING:
     from convbatch.results.run import Run
@@ -74,6 +75,8 @@ class AuditedReply:
     temperature: float | None
     text: bytes | None
     """Digest of the visible text; None without text."""
+    is_history_cut: bool = False
+    """Whether the provider removed a part of the history before the model saw it."""
 
     def count(self, name: str) -> int | None:
         """Return one of the usage counts."""
@@ -209,6 +212,7 @@ class _DialogueRequests:
             max_output_tokens=intent.get("max_output_tokens"),
             temperature=settings.temperature,
             text=blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() if text else None,
+            is_history_cut=is_history_cut(kept.get("wire_note")),
         )
 
     def _is_fixed(self, number: int) -> bool:
@@ -489,6 +493,13 @@ def _reasoned(side: GatewayReplies) -> dict[bytes, tuple[bool, str]]:
     return found
 
 
+def _history_seen(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
+    """Check that the model saw what was sent: whether a provider removed parts of the history."""
+    return _check_each_reply(
+        one, other, lambda reply: not reply.is_history_cut, "whose model did not see all that was sent", "to a history"
+    )
+
+
 def _finding(tested: int, odd: Sequence[AuditedReply], detail: str, *, enough: bool) -> AuditFinding:
     return _verdict(tested, len(odd), detail, [reply.place for reply in odd], enough=enough)
 
@@ -509,5 +520,6 @@ _FINDERS: Mapping[str, Callable[[GatewayReplies, GatewayReplies], AuditFinding]]
     "max_output_tokens": _max_output,
     "identical_repeats": _repeats,
     "reasoning_tokens": _reasoning,
+    "history_seen": _history_seen,
 }
 """The function of each finding."""
