@@ -494,10 +494,16 @@ def _reasoned(side: GatewayReplies) -> dict[bytes, tuple[bool, str]]:
 
 
 def _history_seen(one: GatewayReplies, other: GatewayReplies) -> AuditFinding:
-    """Check that the model saw what was sent: whether a provider removed parts of the history."""
-    return _check_each_reply(
-        one, other, lambda reply: not reply.is_history_cut, "whose model did not see all that was sent", "to a history"
-    )
+    """Count replies whose provider says that it cut the history; that none says so is no proof that none did."""
+    odd = [reply for side in (one, other) for reply in side.replies if reply.is_history_cut]
+    if not odd:
+        return AuditFinding(verdict="inconclusive", tested=0, detail="no reply says that its history was cut")
+    words = [
+        f"{side.name}: {sum(reply.is_history_cut for reply in side.replies)} of {len(side.replies)} replies "
+        "whose model did not see what was sent"
+        for side in (one, other)
+    ]
+    return _finding(len(one.replies) + len(other.replies), odd, "; ".join(words), enough=True)
 
 
 def _finding(tested: int, odd: Sequence[AuditedReply], detail: str, *, enough: bool) -> AuditFinding:

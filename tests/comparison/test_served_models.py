@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 from convbatch.comparison import render
 from convbatch.comparison.compare import Comparison, compare
+from convbatch.comparison.inputs import ChangedHistories
 from convbatch.results.run import load
 from tests.support.made_runs import run_served_by
 
@@ -51,3 +54,18 @@ def test_one_model_at_two_gateways_is_an_ordinary_comparison(tmp_path: Path) -> 
     found = compare(first, second, metric="output_tokens")
     assert (found.served.one_model, found.served.partly_one_model) == (None, None)
     assert found.verdict == "regression"
+
+
+def test_a_history_that_a_provider_cut_is_a_warning_in_every_form(tmp_path: Path) -> None:
+    found = compared(tmp_path, ["gemini-2.5-pro"] * 3, ["gemini-3.8-flash"] * 3)
+    assert json.loads(render.to_json(found))["warnings"] == []
+    cut = dataclasses.replace(found, changed=ChangedHistories(0, 2, 3, 3))
+    warning = "the provider removed parts of the history in 0 of 3 replies of the base, 2 of 3 replies of the candidate"
+    plain = json.loads(render.to_json(cut))
+    assert plain["histories_cut"] == {"base": 0, "candidate": 2}
+    assert plain["warnings"] == [f"WARNING: the model did not see what was sent: {warning}"]
+    assert warning in render.to_markdown(cut).split("\n\n")[1]
+    terminal = io.StringIO()
+    render.to_terminal(cut, file=terminal)
+    assert warning in terminal.getvalue().splitlines()[1]
+    assert warning in render.to_junit(cut).decode()

@@ -79,7 +79,7 @@ def test_two_honest_gateways_have_the_same_findings(run_at: RunAt) -> None:
     honest, relay = (Provider(aliases={"m": "sim-think"}, varies=True, seed=seed) for seed in (1, 2))
     run = run_at("--repeats", "3", "--temperature", "0.7", "--max-output-tokens", "4000", honest=honest, relay=relay)
     found = findings(run)
-    assert {row["verdict"] for row in found.values()} == {"same"}
+    assert {row["verdict"] for name, row in found.items() if name != "history_seen"} == {"same"}
     assert {name: row["tested"] for name, row in found.items()} == {
         "model_version": 120,
         "input_tokens": 10,
@@ -87,6 +87,7 @@ def test_two_honest_gateways_have_the_same_findings(run_at: RunAt) -> None:
         "max_output_tokens": 120,
         "identical_repeats": 40,
         "reasoning_tokens": 20,
+        "history_seen": 0,
     }
     assert sum(row["differing"] for row in found.values()) == 0
 
@@ -104,6 +105,7 @@ def test_every_manipulation_of_a_relay_is_detected(run_at: RunAt) -> None:
         "max_output_tokens": "inconclusive",
         "identical_repeats": "differs",
         "reasoning_tokens": "differs",
+        "history_seen": "inconclusive",
     }
     assert "relay counts 15 more on each: constant, as with a hidden system prompt" in found["input_tokens"]["detail"]
     assert found["input_tokens"]["differing"] == DIALOGUES
@@ -142,6 +144,7 @@ def test_without_usage_of_one_gateway_all_token_findings_are_inconclusive(run_at
         "max_output_tokens": "inconclusive",
         "identical_repeats": "inconclusive",
         "reasoning_tokens": "inconclusive",
+        "history_seen": "inconclusive",
     }
 
 
@@ -320,7 +323,7 @@ _usages: st.SearchStrategy[Mapping[str, Any]] = st.fixed_dictionaries(
     {name: _COUNTS for name in ("input_tokens", "output_tokens", "reasoning_tokens", "cached_input_tokens")}
 )
 _sides = st.lists(
-    st.tuples(st.integers(0, 4), st.integers(1, 3), _VERSIONS, _usages, st.none() | st.integers(1, 50))
+    st.tuples(st.integers(0, 4), st.integers(1, 3), _VERSIONS, _usages, st.none() | st.integers(1, 50), st.booleans())
 ).map(
     lambda drawn: [
         AuditedReply(
@@ -335,11 +338,20 @@ _sides = st.lists(
             max_output_tokens=max_output_tokens,
             temperature=1.0,
             text=b"x",
+            is_history_cut=is_cut,
         )
-        for question, repeat, version, usage, max_output_tokens in drawn
+        for question, repeat, version, usage, max_output_tokens, is_cut in drawn
     ]
 )
-_FINDINGS = ("model_version", "input_tokens", "usage", "max_output_tokens", "identical_repeats", "reasoning_tokens")
+_FINDINGS = (
+    "model_version",
+    "input_tokens",
+    "usage",
+    "max_output_tokens",
+    "identical_repeats",
+    "reasoning_tokens",
+    "history_seen",
+)
 
 
 @given(_sides, _sides)
