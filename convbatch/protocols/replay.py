@@ -36,9 +36,9 @@ STORED_ID, STORED_TURN = "previous_response_id", "output"
 """Keys of a turn that the provider keeps: the id of its response, and the turn as received."""
 _STORED = re.compile(r"previous[ _]response", re.IGNORECASE)
 _STORED_HINT = (
-    "; the provider keeps no response with this id: it expired, was made under another account, or the organization "
-    'does not store data. A new run asks its dialogues from their first turn; without replay = "stored", requests '
-    "contain the whole history"
+    "; the provider cannot go on from this response: it expired, was made under another account, or the server or "
+    'organization does not store data. A new run asks its dialogues from their first turn; without replay = "stored", '
+    "requests contain the whole history"
 )
 _HINT = '; replay = "content" for this gateway or model sends neither reasoning nor signatures back'
 
