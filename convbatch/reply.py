@@ -14,6 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 from convbatch.tools import ToolCall
 
+HISTORY_CUT = "the provider removed"
+"""Start of the note on a reply to a history from which the provider removed something."""
+
 FinishReason = Literal["stop", "length", "content_filter", "tool_call", "error", "other"]
 UsageSource = Literal["reported", "partial", "missing"]
 Blocked = Literal["prompt", "output"]

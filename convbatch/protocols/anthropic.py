@@ -82,7 +82,7 @@ from convbatch.protocols.wire import (
     TurnFormat,
     WireRequest,
 )
-from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, Usage
+from convbatch.reply import HISTORY_CUT, NO_USAGE, Failure, FinishReason, Reply, Usage
 from convbatch.tools import ToolCall
 
 ANTHROPIC_VERSION = "2023-06-01"

@@ -15,8 +15,6 @@ from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import CutReply, MalformedReply, decode_json
 from convbatch.reply import Usage
 
-HISTORY_CUT = "the provider removed"
-"""Start of the note on a reply to a history from which the provider removed something."""
 DONE = "[DONE]"
 _MAX_COUNT = 2**53
 """Larger JSON numbers are not exact in every parser, and no count of tokens is that large."""

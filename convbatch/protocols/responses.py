@@ -41,7 +41,6 @@ from convbatch.protocols.body_fields import (
 )
 from convbatch.protocols.decoding import (
     DONE,
-    HISTORY_CUT,
     count_under,
     decode_arguments,
     mean_logprob,
@@ -85,7 +84,7 @@ from convbatch.protocols.wire import (
     TurnFormat,
     WireRequest,
 )
-from convbatch.reply import NO_USAGE, Failure, FinishReason, Reply, Usage
+from convbatch.reply import HISTORY_CUT, NO_USAGE, Failure, FinishReason, Reply, Usage
 from convbatch.tools import ToolCall
 
 # https://platform.openai.com/docs/api-reference/responses/create and openai 3.57.0 types/responses, read 2026-11-26.
@@ -185,7 +184,7 @@ class Responses:
             messages = put_system_into_user(messages, ask.system)
         is_stored = endpoint.replay == "stored"
         previous = last_stored(messages) if is_stored else NOTHING_STORED
-        messages = with_call_ids(previous.messages or messages, CALL_IDS, name_calls)[previous.count :]
+        messages = with_call_ids(previous.messages or messages, CALL_IDS, name_calls)[previous.size :]
         items: list[Any] = [item for message in messages for item in _items(message)]
         body: dict[str, Any] = {"model": ask.model, "input": items, "stream": ask.stream, "store": is_stored}
         if previous.id is not None:

@@ -17,7 +17,7 @@ class StoredHistory(NamedTuple):
 
     id: str | None = None
     """Of the last response that is kept; None: there is none."""
-    count: int = 0
+    size: int = 0
     """How many messages it stands for."""
     messages: tuple[Message, ...] = ()
     """The whole history, with its turns as received."""
@@ -33,7 +33,7 @@ def last_stored(messages: Sequence[Message]) -> StoredHistory:
     for at, message in enumerate(messages, 1):
         raw = message.raw
         if isinstance(raw, dict) and STORED_ID in raw:
-            stored = StoredHistory(id=str(raw[STORED_ID]), count=at)
+            stored = StoredHistory(id=str(raw[STORED_ID]), size=at)
             message = message._replace(raw=raw[STORED_TURN])
         plain.append(message)
     return stored._replace(messages=tuple(plain))

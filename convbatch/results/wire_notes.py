@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convbatch.protocols.decoding import HISTORY_CUT
+from convbatch.reply import HISTORY_CUT
 
 
 def is_history_cut(note: str | None) -> bool:
