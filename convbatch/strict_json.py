@@ -110,8 +110,8 @@ def may_hold_big_integer(text: bytes) -> bool:
 
 def refuse_deep(text: bytes, value: Any, levels: int = MAX_DEPTH) -> None:
     """Raise `TooDeep` for a value, parsed from `text`, that is nested deeper than `levels`."""
-    # Cheap guard first: only a text with that many openers can nest that deep.
-    if len(text) > levels and text.count(b"[") + text.count(b"{") > levels and _is_deeper_than(value, levels):
+    # Cheap guards first: only a text with that many openers, and as many closers, can nest that deep.
+    if len(text) > 2 * levels and text.count(b"[") + text.count(b"{") > levels and _is_deeper_than(value, levels):
         raise TooDeep
 
 

@@ -161,6 +161,11 @@ class _KeepingHandler(ResponseHandler):
             self.received += data
         super().data_received(data)
 
+    def resume_reading(self, *args: Any, **options: Any) -> None:
+        """Do nothing unless reading was paused: aiohttp calls it for each chunk of HTTP that it hands out."""
+        if getattr(self, "_reading_paused", True):
+            super().resume_reading(*args, **options)
+
 
 class _NotingConnector(aiohttp.TCPConnector):
     """Connector that records when a request gets its connection, from which moment bytes may be sent.

@@ -7,6 +7,7 @@ event that adds text or thought; comments, pings and usage are none.
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from array import array
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from convbatch.protocols.envelope import may_become_stream
-from convbatch.protocols.sse import EventTooLong, SseEvent, SseParser
+from convbatch.protocols.sse import EventTooLong, RawEvent, SseParser
 from convbatch.protocols.stream_fold import StreamFold
 from convbatch.protocols.stream_text import ends_stream
 from convbatch.protocols.wire import WireProtocol
@@ -109,8 +110,7 @@ class StreamWatch:
         parser, self._parser = self._parser, None
         if parser is None or self.last_at is None:
             return None
-        for event in parser.close():
-            self._note(event)
+        self._note(parser.close_raw())
         return self._fold.reply() if self._events else None
 
     def times(self, begun: float) -> StreamTimes:
@@ -133,8 +133,7 @@ class StreamWatch:
         if self._head is not None and not self._is_stream(plain):
             return
         if self._parser is not None:
-            for event in self._parser.feed(plain):
-                self._note(event)
+            self._note(self._parser.feed_raw(plain))
 
     def _is_stream(self, plain: bytes) -> bool:
         """Collect the first bytes, which decide; False if the body is no stream, or nothing is known yet."""
@@ -154,22 +153,24 @@ class StreamWatch:
             self._parser.feed(held)
         return True
 
-    def _note(self, event: SseEvent) -> None:
-        self._events += 1
-        if ends_stream(event):
-            self.is_over = True
-        added = self._fold.add(event)
-        if not (added.text or added.thought):
+    def _note(self, events: list[RawEvent]) -> None:
+        """Fold the events of one read, all of which came at the same time."""
+        self._events += len(events)
+        if not self.is_over:
+            self.is_over = ends_stream(events)
+        chunks, text, _ = self._fold.add(events)
+        if not chunks:
             return
         assert self.last_at is not None
         if self._first_at is None:
             self._first_at = self.last_at
         else:
             self._gaps.append(self.last_at - self._chunk_at)
-        self.chunks += 1
+        self._gaps.extend(itertools.repeat(0.0, chunks - 1))
+        self.chunks += chunks
         self._chunk_at = self.last_at
-        if self._on_text is not None and added.text:
-            self._on_text(added.text)
+        if self._on_text is not None and text:
+            self._on_text(text)
 
 
 class _Inflater:

@@ -11,14 +11,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import orjson
+
 from convbatch.protocols.sse import SseEvent
 from convbatch.protocols.wire import CutReply, MalformedReply, decode_json
 from convbatch.reply import Usage
+from convbatch.strict_json import MAX_RECEIVED_DEPTH, parse_received, refuse_deep
 
 DONE = "[DONE]"
 _MAX_COUNT = 2**53
 """Larger JSON numbers are not exact in every parser, and no count of tokens is that large."""
 _COUNT_DIGITS = len(str(_MAX_COUNT))
+_SHALLOW = 2 * MAX_RECEIVED_DEPTH
+"""Bytes that JSON needs at least for deeper nesting than is allowed."""
 _EXCERPT_BYTES = 8192
 _EXCERPT_CHARS = 200
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -59,6 +64,27 @@ def read_event(event: SseEvent) -> list[Any] | None:
     if event.decoded is ...:
         event.decoded = _decode_event(event.data.strip())
     return event.decoded
+
+
+def read_quickly(data: bytes) -> Any:
+    """Decode the data of an event in which integers beyond 64 bits do not matter; None for data that are no JSON."""
+    try:
+        value = orjson.loads(data)
+        if len(data) > _SHALLOW:
+            refuse_deep(data, value, MAX_RECEIVED_DEPTH)
+    except ValueError:
+        return None
+    return value
+
+
+def read_data(data: bytes) -> list[Any] | None:
+    """Decode the data of an event, which is not decoded, as `read_event`; nearly all are one object."""
+    if data[:1] == b"{":
+        try:
+            return [parse_received(data)]
+        except ValueError:  # perhaps only spaces around it that are none in JSON
+            pass
+    return _decode_event(data.decode("utf-8", "surrogateescape").strip())
 
 
 def _decode_event(data: str) -> list[Any] | None:

@@ -160,8 +160,8 @@ def _in_plain_stream(protocol: WireProtocol, body: bytes) -> Reply | None:
     """Read a stream as the provider documents it; None for one that needs a closer look."""
     parser, fold = SseParser(), StreamFold(protocol)
     try:
-        for event in (*parser.feed(body), *parser.close()):
-            fold.add(event)
+        fold.add(parser.feed_raw(body))
+        fold.add(parser.close_raw())
     except EventTooLong:
         return None
     return fold.reply()

@@ -45,6 +45,10 @@ class EventTooLong(ValueError):
     """One event is larger than allowed; the parser cannot be used any more."""
 
 
+RawEvent = tuple[str, bytes]
+"""Name and data of an event, as `SseEvent` has them, but not decoded."""
+
+
 class SseParser:
     """Splits a stream into events; keeps the incomplete line and event between chunks."""
 
@@ -55,7 +59,7 @@ class SseParser:
         self._after_cr = False
         self._at_start = True
         self._event = ""
-        self._data: list[str] = []
+        self._data: list[bytes] = []
         self._bare = False
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
@@ -64,43 +68,69 @@ class SseParser:
         Raises:
             EventTooLong: One event exceeds the limit.
         """
-        if (usual := self._usual_event(chunk)) is not None:
-            return [usual]
-        if self._after_cr and chunk:
+        return [_decoded(event) for event in self.feed_raw(chunk)]
+
+    def feed_raw(self, chunk: bytes) -> list[RawEvent]:
+        """Do the same as `feed`; most events are found by splitting the chunk at empty lines, without a look at lines.
+
+        Raises:
+            EventTooLong: One event exceeds the limit.
+        """
+        events: list[RawEvent] = []
+        blank = b"\r\n\r\n" if b"\r\n\r\n" in chunk else b"\n\n"
+        *blocks, rest = chunk.split(blank)
+        start = 0
+        if blocks and not self._is_between_events(chunk):
+            first = blocks.pop(0) + blank
+            start = len(first)
+            self._add_lines(first, events)
+        usual, lines = _usual_events(blocks, blank)
+        if lines == _count_lines(chunk, start, len(chunk) - len(rest), blank) and len(chunk) < self._max:
+            events += usual
+            blocks = []
+        for block in blocks:
+            if block[:6] == b"data: " and b"\n" not in block and b"\r" not in block and len(block) < self._max:
+                events.append(("", block[6:]))
+            else:
+                self._add_lines(block + blank, events)
+        if rest:
+            self._add_lines(rest, events)
+        return events
+
+    def close(self) -> list[SseEvent]:
+        """End the body and return the event that was still open."""
+        return [_decoded(event) for event in self.close_raw()]
+
+    def close_raw(self) -> list[RawEvent]:
+        """Do the same as `close`."""
+        events: list[RawEvent] = []
+        if self._pieces:
+            self._line(self._whole_line(b""), events)
+        self._dispatch(events)
+        return events
+
+    def _is_between_events(self, chunk: bytes) -> bool:
+        """Whether nothing is open, so that the chunk begins with the first line of an event."""
+        if self._at_start and not self._pieces and chunk[:1] != _BOM[:1]:
+            self._at_start = False
+        return not (self._at_start or self._after_cr or self._pieces or self._data or self._event or self._bare)
+
+    def _add_lines(self, chunk: bytes, events: list[RawEvent]) -> None:
+        """Process bytes, split anywhere, line by line."""
+        if self._after_cr:
             self._after_cr = False
             if chunk[:1] == b"\n":
                 chunk = chunk[1:]
         if not chunk:
-            return []
+            return
         lines = chunk.splitlines()  # of bytes: CR, LF and CRLF, nothing else
         self._after_cr = chunk.endswith(b"\r")
         unfinished = b"" if chunk.endswith((b"\r", b"\n")) else lines.pop()
-        events: list[SseEvent] = []
         for line in lines:
             self._line(self._whole_line(line), events)
         if unfinished:
             self._hold(len(unfinished))
             self._pieces.append(unfinished)
-        return events
-
-    def _usual_event(self, chunk: bytes) -> SseEvent | None:
-        """Return the only event of a chunk that is one `data` line, as most are, and is neither begun nor continued."""
-        if chunk[:6] != b"data: " or self._pieces or self._data or self._event or self._at_start or self._after_cr:
-            return None
-        if chunk[-2:] != b"\n\n" and chunk[-4:] != b"\r\n\r\n":
-            return None
-        line = chunk[6:].rstrip(b"\r\n")
-        if b"\n" in line or b"\r" in line or len(chunk) - len(line) > 10 or len(line) > self._max:
-            return None
-        return SseEvent(event="", data=line.decode("utf-8", "surrogateescape"))
-
-    def close(self) -> list[SseEvent]:
-        """End the body and return the event that was still open."""
-        events: list[SseEvent] = []
-        if self._pieces:
-            self._line(self._whole_line(b""), events)
-        self._dispatch(events)
-        return events
 
     def _whole_line(self, last: bytes) -> bytes:
         line = last
@@ -113,7 +143,7 @@ class SseParser:
             line = line.removeprefix(_BOM)
         return line
 
-    def _line(self, line: bytes, events: list[SseEvent]) -> None:
+    def _line(self, line: bytes, events: list[RawEvent]) -> None:
         if not line:
             self._dispatch(events)
             return
@@ -131,17 +161,48 @@ class SseParser:
 
     def _take(self, value: bytes) -> None:
         self._hold(len(value) + 1)
-        self._data.append(value.decode("utf-8", "surrogateescape"))
+        self._data.append(value)
 
     def _hold(self, size: int) -> None:
         self._held += size
         if self._held > self._max:
             raise EventTooLong(f"an event of the stream is longer than {self._max} bytes")
 
-    def _dispatch(self, events: list[SseEvent]) -> None:
+    def _dispatch(self, events: list[RawEvent]) -> None:
         if self._data:
-            events.append(SseEvent(event=self._event, data="\n".join(self._data)))
+            events.append((self._event, b"\n".join(self._data)))
         self._event = ""
         self._data.clear()
         self._held = 0
         self._bare = False
+
+
+def _usual_events(blocks: list[bytes], blank: bytes) -> tuple[list[RawEvent], int]:
+    """Return the events of blocks that are one line of data each, perhaps below a name, and how many lines these are.
+
+    Returns:
+        The number is -1 if a block is anything else, and wrong if there is another line in it.
+    """
+    mark = blank[: len(blank) // 2] + b"data: "
+    events: list[RawEvent] = []
+    lines = 2 * len(blocks)
+    for block in blocks:
+        if block[:6] == b"data: ":
+            events.append(("", block[6:]))
+        elif block[:7] == b"event: " and mark in block:
+            name, _, data = block[7:].partition(mark)
+            events.append((name.decode("utf-8", "surrogateescape"), data))
+            lines += 1
+        else:
+            return [], -1
+    return events, lines
+
+
+def _count_lines(chunk: bytes, start: int, end: int, blank: bytes) -> int | None:
+    """Return how many lines are in a part of a chunk; None if they do not all end as its empty lines."""
+    lines, returns = chunk.count(b"\n", start, end), chunk.count(b"\r", start, end)
+    return lines if returns == (lines if blank[:1] == b"\r" else 0) else None
+
+
+def _decoded(event: RawEvent) -> SseEvent:
+    return SseEvent(event=event[0], data=event[1].decode("utf-8", "surrogateescape"))

@@ -6,15 +6,26 @@ protocol raises, or nothing is in the reply. Events may be folded while they arr
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from convbatch.protocols.decoding import read_event
-from convbatch.protocols.sse import SseEvent
-from convbatch.protocols.stream_text import NOTHING, AddedText, added_text
+from convbatch.protocols.decoding import read_data, read_quickly
+from convbatch.protocols.sse import RawEvent, SseEvent
+from convbatch.protocols.stream_text import added_text
+from convbatch.protocols.text_run import TextRun
 from convbatch.protocols.wire import Draft, ErrorInBody, MalformedReply, WireProtocol
 from convbatch.reply import Reply
 
 _BATCH = 16
+
+
+class AddedTexts(NamedTuple):
+    """What some events add to a reply."""
+
+    chunks: int
+    """How many of them add text or thought."""
+    text: str
+    thought: str
 
 
 class StreamFold:
@@ -23,28 +34,49 @@ class StreamFold:
     def __init__(self, protocol: WireProtocol) -> None:
         self._protocol = protocol
         self._draft: Draft | None = Draft()
+        self._run = TextRun()
         self._batch: list[Any] = []
         """Decoded data of unnamed events that are not yet in the draft."""
 
-    def add(self, event: SseEvent) -> AddedText:
-        """Fold the next event; return what it adds to the reply, also after the fold was given up."""
-        values = read_event(event)
-        if values is None:
-            self._draft = None
-            return NOTHING
-        if self._draft is not None:
-            self._fold(event, values)
-        if len(values) == 1:
-            return added_text(values[0])
-        added = [added_text(value) for value in values]
-        return AddedText("".join(one.text for one in added), "".join(one.thought for one in added))
-
-    def _fold(self, event: SseEvent, values: list[Any]) -> None:
-        """Add an event to the draft; unnamed ones several at a time, which is faster."""
-        for value in values:
-            if is_whole(value):
+    def add(self, events: Iterable[RawEvent]) -> AddedTexts:
+        """Fold the next events; return what they add to the reply, also after the fold was given up."""
+        chunks = 0
+        texts: list[str] = []
+        thoughts: list[str] = []
+        run = self._run
+        for name, data in events:
+            if name == run.name and (text := run.take(read_quickly(data))) is not None:
+                (thoughts if run.is_thought else texts).append(text)
+                chunks += text != ""
+                continue
+            self._end_run()
+            values = read_data(data)
+            if values is None:
                 self._draft = None
-                return
+                continue
+            before = len(texts) + len(thoughts)
+            for value in values:
+                text, thought = added_text(value)
+                if text:
+                    texts.append(text)
+                if thought:
+                    thoughts.append(thought)
+            chunks += len(texts) + len(thoughts) > before
+            self._fold(name, data, values)
+        return AddedTexts(chunks, "".join(texts), "".join(thoughts))
+
+    def _fold(self, name: str, data: bytes, values: list[Any]) -> None:
+        """Add an event to the draft, or begin to join others to it."""
+        if self._draft is None:
+            return
+        if any(map(is_whole, values)):
+            self._draft = None
+        elif len(values) != 1 or not self._run.begin(name, values[0]):
+            self._add(SseEvent(event=name, data=data.decode("utf-8", "surrogateescape")), values)
+
+    def _add(self, event: SseEvent, values: list[Any]) -> None:
+        """Add an event to the draft; unnamed ones several at a time, which is faster."""
+        event.decoded = values
         if event.event or not values:
             self._end_batch()
             self._parse(event)
@@ -52,6 +84,10 @@ class StreamFold:
         self._batch += values
         if len(self._batch) >= _BATCH:
             self._end_batch()
+
+    def _end_run(self) -> None:
+        if (joined := self._run.end()) is not None:
+            self._add(SseEvent(event=joined[0], data=""), [joined[1]])
 
     def _end_batch(self) -> None:
         if self._batch:
@@ -68,6 +104,7 @@ class StreamFold:
 
     def reply(self) -> Reply | None:
         """Return the reply at the end of the stream; None if the fold was given up, or does not end as one."""
+        self._end_run()
         self._end_batch()
         if self._draft is None:
             return None

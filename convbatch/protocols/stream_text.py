@@ -15,14 +15,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from convbatch.protocols.decoding import word
-from convbatch.protocols.sse import SseEvent
+from convbatch.protocols.sse import RawEvent
 
 _LAST_EVENTS = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed"})
-_LAST_TYPE = re.compile(r'\s*\{\s*"type"\s*:\s*"message_stop"')
+_LAST_TYPE = re.compile(rb'\s*\{\s*"type"\s*:\s*"message_stop"')
 _SHORT = 64
 """Length of data that may be such an end; longer data is not searched."""
-_TEXT_DELTAS = frozenset({"response.output_text.delta"})
-_THOUGHT_DELTAS = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
+TEXT_DELTAS = frozenset({"response.output_text.delta"})
+THOUGHT_DELTAS = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
 _THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
 _TEXT_PARTS = frozenset({"text", "output_text", None})
 
@@ -37,12 +37,14 @@ class AddedText(NamedTuple):
 NOTHING = AddedText()
 
 
-def ends_stream(event: SseEvent) -> bool:
-    """Whether a server sends nothing of the reply after this event."""
-    if event.event in _LAST_EVENTS:
-        return True
-    data = event.data
-    return len(data) < _SHORT and (data.strip() == "[DONE]" or (not event.event and _LAST_TYPE.match(data) is not None))
+def ends_stream(events: Iterable[RawEvent]) -> bool:
+    """Whether a server sends nothing of the reply after one of these events."""
+    for name, data in events:
+        if name in _LAST_EVENTS:
+            return True
+        if len(data) < _SHORT and (data.strip() == b"[DONE]" or (not name and _LAST_TYPE.match(data))):
+            return True
+    return False
 
 
 def added_text(value: Any) -> AddedText:
@@ -59,9 +61,9 @@ def added_text(value: Any) -> AddedText:
         return _of_block(_object(value.get("delta")))
     if kind == "content_block_start":
         return _of_block(_object(value.get("content_block")))
-    if kind in _TEXT_DELTAS:
+    if kind in TEXT_DELTAS:
         return AddedText(text=_text(value.get("delta")))
-    return AddedText(thought=_text(value.get("delta"))) if kind in _THOUGHT_DELTAS else NOTHING
+    return AddedText(thought=_text(value.get("delta"))) if kind in THOUGHT_DELTAS else NOTHING
 
 
 def _first(items: Any) -> Mapping[str, Any]:
