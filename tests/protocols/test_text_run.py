@@ -31,7 +31,7 @@ def fields(required: dict[str, Any], **optional: st.SearchStrategy[Any]) -> st.S
 
 
 def rarely(value: Any) -> st.SearchStrategy[Any]:
-    return st.sampled_from([None, None, None, value])
+    return st.sampled_from([None, None, value])
 
 
 PARTS = fields({"text": TEXTS}, thought=st.booleans()) | st.sampled_from(
@@ -41,7 +41,8 @@ GEMINI_CANDIDATE = fields(
     {"content": fields({"role": "model", "parts": st.lists(PARTS, min_size=1, max_size=1) | st.lists(PARTS)})},
     finishReason=rarely("STOP"),
     index=st.sampled_from([0, 0, 0, 1]),
-    logprobsResult=rarely({"chosenCandidates": [{"logProbability": -0.5}]}),
+    logprobsResult=rarely({"chosenCandidates": [{"logProbability": -0.5}]})
+    | rarely({"chosenCandidates": [{"logProbability": -1}]}),
 )
 GEMINI = fields(
     {"candidates": st.lists(GEMINI_CANDIDATE, min_size=1, max_size=1) | st.lists(GEMINI_CANDIDATE, max_size=2)},
@@ -59,7 +60,7 @@ OPENAI_CHOICE = fields(
     {"delta": OPENAI_DELTA | fields({"content": None, "reasoning_content": TEXTS})},
     index=st.sampled_from([0, 0, 0, 1]),
     finish_reason=rarely("stop"),
-    logprobs=rarely({"content": [{"logprob": -0.5}]}),
+    logprobs=rarely({"content": [{"logprob": -0.5}]}) | rarely({"content": [{"logprob": -1}]}),
 )
 OPENAI = fields(
     {"choices": st.lists(OPENAI_CHOICE, min_size=1, max_size=1) | st.lists(OPENAI_CHOICE, max_size=2)},
@@ -119,7 +120,8 @@ def _again(value: Any, text: str, count: int | None) -> Any:
         if key in TEXT_KEYS and isinstance(item, str) and item:
             other[key] = text
         elif key.endswith(("TokenCount", "_tokens")):
-            other[key] = count
+            if count != 3 or key.startswith("prompt"):
+                other[key] = count
         else:
             other[key] = _again(item, text, count)
     return other
