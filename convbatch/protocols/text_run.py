@@ -37,8 +37,6 @@ class _Place(NamedTuple):
 class TextRun:
     """The latest events of a stream that are all alike; empty at first."""
 
-    __slots__ = ("_counts", "_counts_key", "_find", "_ignored", "_key", "_lone", "_texts", "_value", "is_thought", "name")
-
     def __init__(self) -> None:
         self.name: str | None = None
         """Name of the events; None when there are none."""
@@ -63,7 +61,7 @@ class TextRun:
         try:
             holder = self._find(value)
             text = holder[key]
-            counts = value[counts_key] if counts_key else None
+            counts: Any = value[counts_key] if counts_key else None
         except (KeyError, TypeError, ValueError):
             return None
         if type(text) is not str or (counts_key and (type(counts) is not dict or None in counts.values())):

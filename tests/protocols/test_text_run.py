@@ -141,7 +141,7 @@ def one_by_one(protocol: str, events: Sequence[tuple[str, bytes]]) -> Reply | No
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @given(data=st.data())
-@settings(max_examples=examples(240), deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 def test_joined_events_give_the_reply_of_each_folded_alone(protocol: str, data: st.DataObject):
     wire = data.draw(st.sampled_from([protocol, protocol, protocol, *WIRES]))
     values = data.draw(streams(wire))
