@@ -263,6 +263,15 @@ def streams(bench: Bench) -> list[Row]:
                 met=ratio >= 0.6,
             )
         )
+        rows.append(
+            Row(
+                what="CPU s per 1,000 streamed turns",
+                against=against,
+                theirs=f"{_median(loop, _cpu):.3f}",
+                ours=f"{_median(us, _cpu):.3f}",
+                ratio=_median_ratio(us, loop, _cpu),
+            )
+        )
     busy = max(one.server_cpu_s / one.span_s for one in runs["i"])
     bench.notes.append(f"streams: the server's CPU was at most {busy:.0%} busy, under the bare loop")
     return rows
