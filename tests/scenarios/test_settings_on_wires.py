@@ -44,7 +44,9 @@ def run(folder: Path, server: Server, wires: tuple[str, ...], settings: dict[str
     return cb.run(dataset, models=models, config=config, out=folder / "out", **options).turns
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    "stream", [pytest.param(False, marks=pytest.mark.slow, id="whole"), pytest.param(True, id="streamed")]
+)
 def test_a_schema_is_obeyed_over_every_wire_and_log_probabilities_come_where_they_exist(
     tmp_path: Path, simulator: Simulator, stream: bool
 ) -> None:
@@ -62,7 +64,14 @@ def test_a_schema_is_obeyed_over_every_wire_and_log_probabilities_come_where_the
     assert all(math.isfinite(mean) and mean < 0 for mean in means)
 
 
-@pytest.mark.parametrize(("asked", "served"), [("flex", "flex"), ("flex", "default"), ("default", "flex")])
+@pytest.mark.parametrize(
+    ("asked", "served"),
+    [
+        pytest.param("flex", "flex", marks=pytest.mark.slow),
+        pytest.param("default", "flex", marks=pytest.mark.slow),
+        ("flex", "default"),
+    ],
+)
 def test_the_tier_that_served_decides_the_price(tmp_path: Path, simulator: Simulator, asked: str, served: str) -> None:
     wires = ("gemini", "openai", "responses")
     server = simulator(Provider(aliases={MODEL: "sim-good"}, served_tier=served))
