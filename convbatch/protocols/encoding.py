@@ -66,7 +66,7 @@ def put_system_into_user(messages: Sequence[Message], system: str) -> tuple[Mess
 
 
 def merge_extra(body: dict[str, Any], extra: Mapping[str, Any], fields: BodyFields) -> dict[str, Any]:
-    """Merge `extra` into the body, object by object; never overrides a field that is already built.
+    """Merge `extra` into the body, object by object; never overrides a field that is already built, but adds tools.
 
     Args:
         body: The body as built; neither it nor `extra` is changed.
@@ -92,6 +92,8 @@ def _merged(built: Mapping[str, Any], extra: Mapping[str, Any], path: str) -> di
             raise CannotCarry(f"extra sets {path}{key}, which is {path}{known} in the body: write it as {known!r}")
         elif isinstance(built[key], Mapping) and isinstance(value, Mapping):
             merged[key] = _merged(built[key], value, f"{path}{key}.")
+        elif (path, key) == ("", "tools") and isinstance(value, list):  # of the server, beside the dialogue's own
+            merged[key] = [*built[key], *value]
         else:
             raise CannotCarry(f"extra overrides {path}{key}, a field that convbatch builds: use the setting instead")
     return merged

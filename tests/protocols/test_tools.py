@@ -62,6 +62,14 @@ def test_declarations_have_the_form_of_the_wire(wire: str, declared: Any) -> Non
 
 
 @each("wire", PROTOCOLS)
+def test_tools_of_the_server_stand_behind_those_of_the_dialogue(wire: str) -> None:
+    extra = {"tools": [{"googleSearch": {}}]}
+    own = request(wire, user("?"), tools=(TIME,)).json["tools"]
+    both = request(wire, user("?"), tools=(TIME,), settings=Settings(extra=extra)).json["tools"]
+    assert both == [*own, *extra["tools"]]
+
+
+@each("wire", PROTOCOLS)
 def test_a_schema_without_its_type_is_one_of_an_object(wire: str) -> None:
     untyped = {**WEATHER, "parameters": {key: value for key, value in SCHEMA.items() if key != "type"}}
     assert request(wire, user("?"), tools=(untyped,)).json == request(wire, user("?"), tools=(WEATHER,)).json

@@ -192,8 +192,8 @@ def test_sim_drift_changes_about_one_dialogue_in_three() -> None:
     drift = [reply_text(provider, turn, model="sim-drift") for turn in turns]
     changed = [one != two for one, two in zip(good, drift, strict=True)]
 
-    assert drift == [reply_text(again, turn, model="sim-drift") for turn in turns]
-    assert drift != [reply_text(other, turn, model="sim-drift") for turn in turns]
+    assert drift[:100] == [reply_text(again, turn, model="sim-drift") for turn in turns[:100]]
+    assert drift[:100] != [reply_text(other, turn, model="sim-drift") for turn in turns[:100]]
     assert 0.27 < sum(changed) / len(turns) < 0.40
     assert good == [f"It is day {n}." for n in range(600)]
     kinds = {text if "day" not in text else re.sub("[0-9]+", "#", text) for text in drift}

@@ -248,7 +248,7 @@ LIVE = st.sampled_from([ORDER, f"{ORDER} then call get_time", f"without ids {ORD
     st.lists(LIVE, min_size=1, max_size=2),
     st.sampled_from(["exact", "content", "bare"]),
 )
-@settings(max_examples=examples(160))
+@settings(max_examples=examples(100))
 def test_every_history_of_steps_satisfies_the_rules_of_its_wire(
     wire: str, model: str, script: list[list[Message]], live: list[str], replay: str
 ) -> None:
