@@ -46,9 +46,14 @@ def read_reply(body: bytes) -> Any:
 
 
 def decode_arguments(arguments: Any) -> Any:
-    """Return the arguments of a call from their text; what is no text, or no JSON, stays as it is: it is a result."""
+    """Return the arguments of a call from their text; what is no text, or no JSON, stays as it is: it is a result.
+
+    Some servers send an empty text for a call without arguments.
+    """
     if not isinstance(arguments, str):
         return arguments
+    if not arguments.strip():
+        return {}
     try:
         return decode_json(arguments.encode("utf-8", "surrogatepass"))
     except MalformedReply:

@@ -67,7 +67,7 @@ from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai_stream import ChatMerge, without_call_indexes
 from convbatch.protocols.openai_tools import (
-    CALL_IDS,
+    call_ids,
     call_message,
     dummy_note,
     is_gemini,
@@ -182,7 +182,7 @@ class OpenAI:
         asked, role = ask.messages, endpoint.system_role or "system"
         if ask.system and role == "user":
             asked = put_system_into_user(asked, ask.system)
-        asked = with_call_ids(asked, CALL_IDS, name_calls)
+        asked = with_call_ids(asked, call_ids(ask.model), name_calls)
         is_google = is_gemini(ask.model)
         messages: list[Any] = [item for message in asked for item in _messages(message, is_google)]
         if ask.system and role != "user":

@@ -20,11 +20,17 @@ from convbatch.protocols.tool_history import (
 )
 from convbatch.tools import ToolCall
 
-CALL_IDS = re.compile(r".{1,40}", re.DOTALL)
-"""What OpenAI takes as the id of a call."""
+_CALL_IDS = re.compile(r".{1,40}", re.DOTALL)
+_MISTRAL_IDS = re.compile(r"[A-Za-z0-9]{9}")
+_MISTRAL = re.compile(r"(?:.*/)?(?:(?:mi|mini|code|magi|dev|vox)stral|pixtral)", re.IGNORECASE)
 DUMMY = {"google": {"thought_signature": DUMMY_SIGNATURE}}
 """`extra_content` of a call, as Google's compatible route has it."""
 _GEMINI = re.compile(r"(?:.*/)?gemini-", re.IGNORECASE)
+
+
+def call_ids(model: str) -> re.Pattern[str]:
+    """Return what OpenAI, or the provider of the model, takes as the id of a call."""
+    return _MISTRAL_IDS if _MISTRAL.match(model) else _CALL_IDS
 
 
 def is_gemini(model: str) -> bool:

@@ -78,7 +78,10 @@ class _Ids:
     def _next(self) -> str:
         while True:
             self._count += 1
-            if (name := f"call_{self._count}") not in self._given:
+            name = f"call_{self._count}"
+            if not self._allowed.fullmatch(name):
+                name = f"call{self._count:05}"
+            if name not in self._given:
                 return name
 
 

@@ -232,6 +232,24 @@ def test_ids_that_a_wire_does_not_take_are_replaced_in_calls_and_results(
     assert places[wire]() == [*sent, *sent]
 
 
+@each("model", ["mistral-large-latest", "mistralai/Ministral-8B", "codestral-2508"])
+def test_models_of_mistral_get_the_ids_that_they_take(model: str) -> None:
+    items = history("openai", ASKED, *step(ONE, TWO), model=model)
+    assert [call["id"] for call in items[1]["tool_calls"]] == ["call00001", "call00002"]
+    assert [item["tool_call_id"] for item in items[2:]] == ["call00001", "call00002"]
+
+
+@each("arguments", ["", " \n"])
+def test_a_call_with_empty_arguments_has_none(arguments: str) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    body = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
+    assert PROTOCOLS["openai"].parse_response(encode_json(body)).tool_calls == (ToolCall("c", "f", {}),)
+    item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
+    response = PROTOCOLS["responses"].parse_response(encode_json({"status": "completed", "output": [item]}))
+    assert response.tool_calls == (ToolCall("c", "f", {}),)
+
+
 def test_a_dummy_signature_is_said() -> None:
     first, plain = SCRIPT, (ASKED, Message(role="assistant", parts=(text_part("Done."),)), user("And?"))
     assert request("gemini", *first).note == DUMMY_NOTE
