@@ -312,7 +312,7 @@ class Actor:
     def _acted(self, draft: _Draft, parsed: ParsedRequest, sha: str) -> _Draft:
         """Return what the model does in place of its reply: pause, call tools, or say what they returned."""
         texts = parsed.user_texts
-        ordered = tools.orders(texts[-1] if texts else "")
+        ordered = tools.orders(texts[-1] if texts else "", {str(tool["name"]) for tool in parsed.declared})
         may_pause = parsed.pauses is not None and self.base_model(parsed.model) != "sim-signed"
         if may_pause and (parsed.pauses or 0) < ordered.pauses:
             return replace(draft, text="Searching…", finish="paused")

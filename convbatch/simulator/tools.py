@@ -1,9 +1,10 @@
 """Which tools the simulated models call, and when: by the script, or because the user says so.
 
 A user's text can order calls: `call NAME {json}` is one, several are parallel, and those after `then` come one step
-later. Bad models are ordered the same way: a NAME that is not declared, arguments that are not JSON, `forever` (calls
-without end), `without ids`. `aloud` puts a text beside the calls; `pause N` lets the first N replies of the turn stop
-in its middle, where a wire has that. Pure, and without a wire.
+later; without arguments only a declared NAME is one, for people call each other, too. Bad models are ordered the same
+way: a NAME that is not declared, arguments that are not JSON, `forever` (calls without end), `without ids`. `aloud`
+puts a text beside the calls; `pause N` lets the first N replies of the turn stop in its middle, where a wire has that.
+Pure, and without a wire.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import orjson
@@ -50,23 +51,24 @@ class Orders(NamedTuple):
     pauses: int = 0
 
 
-def orders(text: str) -> Orders:
-    """Return what a text of the user orders."""
+def orders(text: str, declared: Collection[str]) -> Orders:
+    """Return what a text of the user orders, where these tools are declared."""
     pause = _PAUSE.search(text)
     pauses = 0 if pause is None else int(pause[1])
     if "call" not in text:
         return Orders((), pauses=pauses)
-    steps = tuple(step for part in _THEN.split(text) if (step := tuple(_calls_in(part))))
+    steps = tuple(step for part in _THEN.split(text) if (step := tuple(_calls_in(part, declared))))
     return Orders(steps, "forever" in text, "without ids" in text, "aloud" in text, pauses)
 
 
-def _calls_in(text: str) -> Iterator[Call]:
+def _calls_in(text: str, declared: Collection[str]) -> Iterator[Call]:
     found = list(_ORDER.finditer(text))
     for place, order in enumerate(found, 1):
         end = found[place].start() if place < len(found) else len(text)
         written = text[order.end() : end]
         if not written.startswith("{"):
-            yield Call(order[1], {})
+            if order[1] in declared:
+                yield Call(order[1], {})
             continue
         try:
             arguments, _ = json.JSONDecoder().raw_decode(written)

@@ -89,7 +89,7 @@ def test_calls_come_from_the_script(wire: str) -> None:
 def test_a_model_calls_what_is_not_declared_or_without_ids_or_for_ever(wire: str, stream: bool) -> None:
     talk = Talk(Provider(), wire, stream=stream)
 
-    assert made(talk.ask([user("call launch_rocket")])) == [("launch_rocket", {})]
+    assert made(talk.ask([user("call launch_rocket {}")])) == [("launch_rocket", {})]
     assert talk.ask([user("call get_weather {city: Oslo")]).finish_reason == (
         "error" if wire == "gemini" else "tool_call"
     )
@@ -238,7 +238,7 @@ def scripted_turns(draw: Any) -> list[Message]:
     return messages
 
 
-LIVE = st.sampled_from([ORDER, f"{ORDER} then call get_time", f"without ids {ORDER}", "hello"])
+LIVE = st.sampled_from([ORDER, f"{ORDER} then call get_time", f"without ids {ORDER}", "hello", "Recall, and call me."])
 
 
 @given(
