@@ -40,7 +40,6 @@ from convbatch.protocols.body_fields import (
 )
 from convbatch.protocols.decoding import (
     DONE,
-    HISTORY_CUT,
     count_under,
     decode_arguments,
     details_under,

@@ -175,9 +175,9 @@ def test_a_judge_sees_the_pictures_of_the_user_and_of_the_reply(home: Path, simu
         dataset, models=["sim-good@at-gemini"], config=config, out=home / "out", judge="sim-judge@at-responses"
     )
     assert done.verdicts["passed"].tolist() == [True, True], done.verdicts["reason"].tolist()
-    [drawn] = json.loads(done.turns["media"][0])
+    [drawn] = json.loads(done.turns["media"].tolist()[0])
     asked = [entry for entry in provider.ledger.entries if entry.model == "sim-judge"]
-    question = asked[-1].history[-1][1]
+    question = (asked[-1].history or [])[-1][1]
     assert question.endswith(seen("image", "png", png()) + seen("image", "png", (home / "out" / drawn).read_bytes()))
 
 
