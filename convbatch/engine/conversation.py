@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from convbatch.config.gateways import Target
-from convbatch.dialogue import HistoryMode, Message, Settings, ToolResult, Turn, text_part
+from convbatch.dialogue import HistoryMode, Message, Part, Settings, ToolResult, Turn, text_part
 from convbatch.engine.media_tokens import media_in, most_media_tokens
 from convbatch.engine.plan import Conversation, TokenBound, TurnKeys, max_output_bound
 from convbatch.engine.tool_script import NoResult, ToolScript
+from convbatch.media import type_of_path
 from convbatch.protocols.replay import WITHOUT_SIGNATURES
 from convbatch.protocols.wire import Ask
 from convbatch.reply import NO_USAGE, RESULT_KINDS, Attempt, Reply, Status, Usage, is_open
@@ -278,6 +279,10 @@ class ConversationState:
 
     def _add_reply(self, reply: Reply) -> None:
         self._add(Message(role="assistant", parts=(text_part(reply.text or ""),), raw=reply.raw_turn))
+        if reply.has_media:  # goes back as input, and some providers do not count it as output
+            kinds = [type_of_path(one.path) for one in reply.media]
+            parts = [Part(kind="image" if kind is None else kind.kind) for kind in kinds]
+            self._token_bound.add_tokens(most_media_tokens(parts or [Part(kind="image")]))
         gateway = self.conversation.target.gateway
         if gateway.thinking_tags is not None and gateway.replay == "exact":
             self._token_bound.add(reply.thought or "")  # goes back in the text that `raw_turn` keeps

@@ -149,7 +149,7 @@ BAD: dict[str, Bad] = {
     "every bad line": Bad(data="{}\n" + line() + "[]\n", expected=("d.jsonl:1:", "d.jsonl:3: not a JSON object")),
     "media": Bad(
         data=json.dumps({"turns": [{"user": [{"image": "d.jsonl"}]}]}) + "\n",
-        expected=("d.jsonl:1: turn 1: the message has image", "hint:"),
+        expected=("d.jsonl:1: turn 1: image holds document (text/plain)", "hint:"),
     ),
     "no such id": Bad(args=("--id", "b"), expected=('no dialogue has the id "b"', "ids are like 'a'")),
     "no such tag": Bad(args=("--tag", "b"), expected=('no dialogue has the tag "b"', "no dialogue has tags")),
