@@ -236,13 +236,12 @@ def test_media_of_other_formats_are_imported(home: Path, line: dict[str, Any], u
 
 def test_a_file_that_changes_after_the_check_is_refused(home: Path) -> None:
     source = home / "d.jsonl"
-    source.write_text(json.dumps(dialogue({"image": "red.png"})))
 
     def swap(*_: int) -> None:
         (home / "red.png").unlink(missing_ok=True)
         (home / "red.png").symlink_to(home.parent / "outside" / "secret.png")
 
-    lines = [json.dumps({**dialogue({"image": "red.png"}), "id": str(at)}) for at in range(300)]
+    lines = [json.dumps({**dialogue({"image": "red.png"}), "id": str(at)}) for at in range(257)]
     source.write_text("\n".join(lines))
     with pytest.raises(InputError, match="link out of the dataset's folder"):
         write_copy([source], Selection(), home / "c.gz", "live", on_progress=swap)

@@ -91,7 +91,7 @@ def test_a_run_folder_is_enough_to_resume_and_a_lost_or_changed_file_is_refused(
         prepare_resume(ResumeOptions(run=str(home / "out")))
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "streamed"])
 def test_a_picture_is_edited_over_three_turns_with_its_signatures(
     home: Path, simulator: Simulator, stream: bool
 ) -> None:
@@ -139,6 +139,7 @@ def test_bodies_in_flight_share_the_content_and_the_cache_has_a_limit(tmp_path: 
     assert store.body(b'{"data":"media/x.png"}') == b'{"data":"media/x.png"}'
 
 
+@pytest.mark.slow
 def test_a_cap_on_the_cost_counts_media_of_unknown_size_as_the_most_they_can_be(
     home: Path, simulator: Simulator
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_cap_on_the_cost_counts_media_of_unknown_size_as_the_most_they_can_be(
     assert capped(address, "2.1USD").turns["status"].tolist() == ["ok"]
 
 
+@pytest.mark.slow
 def test_a_judge_sees_the_pictures_of_the_user_and_of_the_reply(home: Path, simulator: Simulator) -> None:
     provider = Provider()
     config, dataset = home / "convbatch.toml", home / "d.jsonl"
