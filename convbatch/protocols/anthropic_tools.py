@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from convbatch.dialogue import Message, Part, ToolResult
-from convbatch.protocols.encoding import refuse_unread_media
-from convbatch.protocols.tool_history import refuse_result_media, value_text
+from convbatch.dialogue import Message, ToolResult
+from convbatch.protocols.media_parts import media_part
+from convbatch.protocols.tool_history import value_text
 
 CALL_IDS = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What Anthropic takes as the id of a call."""
@@ -30,20 +30,12 @@ def result_message(results: Sequence[ToolResult]) -> dict[str, Any]:
 
 
 def _result(result: ToolResult) -> dict[str, Any]:
-    refuse_result_media(result, "anthropic", ("image", "document"))
     content: Any = value_text(result.value)
     if result.media:
         texts = [{"type": "text", "text": content}] if content.strip() else []
-        content = [*texts, *map(_media, result.media)]
+        content = [*texts, *(media_part("anthropic", part, in_result=True) for part in result.media)]
     flag = {"is_error": True} if result.is_error else {}
     return {"type": "tool_result", "tool_use_id": result.call.id, "content": content, **flag}
-
-
-def _media(part: Part) -> dict[str, Any]:
-    if part.uri is not None:
-        return {"type": part.kind, "source": {"type": "url", "url": part.uri}}
-    refuse_unread_media(part)
-    return {"type": part.kind, "source": {"type": "base64", "media_type": part.mime_type, "data": part.data}}
 
 
 def results_first(messages: Sequence[dict[str, Any]]) -> list[Any]:

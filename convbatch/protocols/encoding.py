@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from convbatch.dialogue import Message, Part, Settings, text_part
+from convbatch.dialogue import Message, Settings, text_part
 from convbatch.protocols.body_fields import BodyFields, plain_spelling, refuse_impossible
 from convbatch.protocols.wire import CannotCarry
 
@@ -25,12 +25,6 @@ def refuse_cache_control(settings: Settings, provider: str) -> None:
     """Raise `CannotCarry` for a provider that caches prompts by itself and takes no other `cache` than `auto`."""
     if settings.cache not in (None, "auto"):
         raise CannotCarry(f'cache {settings.cache!r}: {provider} caches by itself, use cache = "auto" or leave it out')
-
-
-def refuse_unread_media(part: Part) -> None:
-    """Raise `CannotCarry` for media of which only the path is known."""
-    if part.data is None:
-        raise CannotCarry(f"the content of {part.path} was not read")
 
 
 PATH_SAFE = "/:@!$&'()*+,;=~"

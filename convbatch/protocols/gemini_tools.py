@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from convbatch.dialogue import Message, Part, ToolResult
-from convbatch.protocols.encoding import refuse_unread_media
-from convbatch.protocols.tool_history import DUMMY_NOTE, DUMMY_SIGNATURE, refuse_result_media
+from convbatch.dialogue import Message, ToolResult
+from convbatch.protocols.media_parts import media_part
+from convbatch.protocols.tool_history import DUMMY_NOTE, DUMMY_SIGNATURE
 from convbatch.protocols.wire import CannotCarry
 from convbatch.tools import ToolCall
 
@@ -46,22 +46,14 @@ def results_content(results: Sequence[ToolResult]) -> dict[str, Any]:
 
 
 def _response(result: ToolResult) -> dict[str, Any]:
-    refuse_result_media(result, "gemini", ("image", "document"))
     value = result.value
     if result.is_error:
         value = {"error": value}
     elif not isinstance(value, dict):
         value = {"output": value}
     made = {} if result.call.id is None else {"id": result.call.id}
-    media = {"parts": [_media(part) for part in result.media]} if result.media else {}
+    media = {"parts": [media_part("gemini", part, in_result=True) for part in result.media]} if result.media else {}
     return {**made, "name": result.call.name, "response": value, **media}
-
-
-def _media(part: Part) -> dict[str, Any]:
-    if part.uri is not None:
-        return {"fileData": {"mimeType": part.mime_type, "fileUri": part.uri}}
-    refuse_unread_media(part)
-    return {"inlineData": {"mimeType": part.mime_type, "data": part.data}}
 
 
 def dummy_note(messages: Iterable[Message]) -> str | None:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from convbatch.dialogue import Message, ToolResult
+from convbatch.protocols.media_parts import media_part
 from convbatch.protocols.tool_history import (
     DUMMY_NOTE,
     DUMMY_SIGNATURE,
     arguments_text,
-    refuse_result_media,
     result_text,
 )
 from convbatch.tools import ToolCall
@@ -51,8 +51,8 @@ def call_message(content: Any, calls: Sequence[ToolCall], *, is_google: bool) ->
 
 def result_messages(results: Sequence[ToolResult]) -> list[Any]:
     """Return a message for each result; raises `CannotCarry`."""
-    for result in results:
-        refuse_result_media(result, "openai", ())
+    for part in (part for result in results for part in result.media):
+        media_part("openai", part, in_result=True)  # raises
     return [{"role": "tool", "tool_call_id": result.call.id, "content": result_text(result)} for result in results]
 
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from convbatch.dialogue import Part, ToolResult
-from convbatch.protocols.encoding import refuse_unread_media
-from convbatch.protocols.tool_history import arguments_text, refuse_result_media, result_text
+from convbatch.dialogue import ToolResult
+from convbatch.protocols.media_parts import media_part
+from convbatch.protocols.tool_history import arguments_text, result_text
 from convbatch.tools import ToolCall
 
 CALL_IDS = re.compile(r".{1,64}", re.DOTALL)
@@ -37,20 +37,10 @@ def result_items(results: Sequence[ToolResult]) -> list[Any]:
 def _output(result: ToolResult) -> Any:
     if not result.media:
         return result_text(result)
-    refuse_result_media(result, "responses", ("image", "document"))
-    return [{"type": "input_text", "text": result_text(result)}, *map(_media, result.media)]
-
-
-def _media(part: Part) -> dict[str, Any]:
-    is_image = part.kind == "image"
-    if part.uri is not None:
-        return {"type": "input_image", "image_url": part.uri} if is_image else {
-            "type": "input_file", "file_url": part.uri}  # fmt: skip
-    refuse_unread_media(part)
-    url = f"data:{part.mime_type};base64,{part.data}"
-    if is_image:
-        return {"type": "input_image", "image_url": url}
-    return {"type": "input_file", "filename": "result", "file_data": url}
+    return [
+        {"type": "input_text", "text": result_text(result)},
+        *(media_part("responses", part, in_result=True) for part in result.media),
+    ]
 
 
 def name_calls(raw: Any, ids: Sequence[str]) -> Any:

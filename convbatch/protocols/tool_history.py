@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from convbatch.dialogue import Message, Part, PartKind, ToolResult
-from convbatch.protocols.wire import CannotCarry, encode_json
+from convbatch.dialogue import Message, ToolResult
+from convbatch.protocols.wire import encode_json
 from convbatch.tools import ToolCall
 
 DUMMY_SIGNATURE = "skip_thought_signature_validator"
@@ -108,18 +108,3 @@ def arguments_text(call: ToolCall) -> str:
 def json_text(value: Any) -> str:
     """Return compact JSON."""
     return encode_json(value).decode("utf-8")
-
-
-def refuse_result_media(result: ToolResult, protocol: str, kinds: Sequence[PartKind]) -> None:
-    """Raise `CannotCarry` for media beside a result that the wire has no place for."""
-    for part in result.media:
-        if part.kind not in kinds:
-            taken = f"takes {' and '.join(kinds)}" if kinds else "takes only text"
-            raise CannotCarry(
-                f"the {protocol} protocol {taken} in the result of a tool: the result of {result.call.name} has "
-                f"{part.kind} ({_named(part)}); remove the part or the target"
-            )
-
-
-def _named(part: Part) -> str:
-    return part.path or part.uri or part.mime_type or "given in the line"

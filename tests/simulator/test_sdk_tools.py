@@ -192,7 +192,7 @@ class ResponsesSdk(ChatSdk):
     def script(self, model: str) -> None:
         parts = [
             {"type": "input_text", "text": "late"},
-            {"type": "input_image", "image_url": "data:image/png;base64,AA=="},
+            {"type": "input_image", "image_url": "data:image/png;base64,AA==", "detail": "auto"},
         ]
         items: list[Any] = [
             {"role": "user", "content": "When?"},
