@@ -77,6 +77,15 @@ def declare_for_anthropic(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
     return _declared("anthropic", json.dumps(tools))
 
 
+def declaration_problem(protocol: str, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what a protocol does not take of declarations; None if it takes all."""
+    try:
+        _declared(protocol, json.dumps(tools))
+    except CannotCarry as limit:
+        return str(limit)
+    return None
+
+
 @functools.lru_cache(maxsize=256)
 def _declared(wire: str, tools: str) -> list[Any]:
     """Return the declarations, which belong to the cache: nothing changes a built body."""

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ from convbatch.session.options import ResumeOptions, RunOptions, given_options, 
 from convbatch.session.preflight import check_reachable
 from convbatch.session.run_log import log_spec
 from convbatch.session.spec import SessionSpec
+from convbatch.session.tool_checks import tool_issues
 from convbatch.session.trust import Trust, is_inside, remember_folder
 from convbatch.session.unsupported import is_refused, merged, refuse_unsupported
 
@@ -414,6 +416,7 @@ def _dataset(
     from convbatch.session.progress import ReadingBar
 
     _refuse_occupied(options.folder)
+    media = refuse_media(checked.targets)
     with tempfile.TemporaryDirectory(prefix="convbatch-") as aside:
         copy = Path(aside) / "dataset.jsonl.gz"
         with ReadingBar(enabled=options.progress) as bar:
@@ -422,7 +425,7 @@ def _dataset(
                 checked.selection,
                 copy,
                 checked.rules.history,
-                refuse=refuse_media(checked.targets),
+                refuse=lambda kept, as_read: chain(media(kept, as_read), tool_issues(kept, checked.targets)),
                 on_progress=bar.show,
             )
             _refuse_settings(copy, checked)

@@ -24,13 +24,12 @@ def test_tools_that_a_target_does_not_take_are_refused_with_the_dialogue(
               "settings": {"response_schema": {"type": "object", "additionalProperties": False}}}  # fmt: skip
     (tmp_path / "d.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(beside)}\n")
 
-    done = convbatch("run", "d.jsonl", "-m", "gemini-2.5-pro@at-gemini", "-m", "sim-good@at-openai", "-o", "r")
+    targets = ("-m", "gemini-2.5-pro@at-gemini", "-m", "sim-good@at-openai", "-o", "r")
+    declared, combined = (convbatch("run", "d.jsonl", "--id", name, *targets) for name in ("one", "two"))
 
-    assert done.code == 2
-    assert (
-        "'one', turn 1, at gemini-2.5-pro@at-gemini: tools: Gemini does not take tool 'look_up': pattern at" in done.err
-    )
-    assert "'two', turn 1, at gemini-2.5-pro@at-gemini: response_schema beside tools" in done.err
-    assert "at-openai" not in done.err
+    assert (declared.code, combined.code) == (2, 2)
+    assert "d.jsonl:1: tools: Gemini does not take tool 'look_up': pattern at #/properties/code (gemini" in declared.err
+    assert "'two', turn 1, at gemini-2.5-pro@at-gemini: response_schema beside tools" in combined.err
+    assert "at-openai" not in declared.err + combined.err
     assert not provider.ledger.entries
     assert not (tmp_path / "r").exists()
