@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import typer.main
 import typer.testing
-from hypothesis import settings
+from hypothesis import Phase, settings
 from typer.testing import CliRunner
 
 from convbatch.cli.main import app
@@ -53,6 +53,8 @@ setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command)) 
 # No deadline per example: timing depends on the load of the machine.
 for name, number in {"fast": 25, "full": 100}.items():
     settings.register_profile(name, max_examples=number, derandomize=bool(os.environ.get("CI")), deadline=None)
+# For tests that must fail, on mutants: the first failing example will do, however large.
+settings.register_profile("to fail", parent=settings.get_profile("full"), phases=(Phase.explicit, Phase.generate))
 
 
 def examples(full: int) -> int:

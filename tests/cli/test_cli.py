@@ -669,7 +669,7 @@ def test_an_interrupt_takes_precedence_over_a_deadline(
 
 
 def test_a_journal_at_the_file_size_limit_is_exit_5_and_a_resume_finishes(workdir: Path, cli: Cli) -> None:
-    write_dataset(workdir / "d.jsonl", 40, 5)
+    write_dataset(workdir / "d.jsonl", 20, 5)
     done = shell("ulimit -f 60; convbatch run d.jsonl -o out", workdir)
     assert done.code == 5
     assert "out/journal/000001.jsonl: cannot write: File too large" in done.err
@@ -679,7 +679,7 @@ def test_a_journal_at_the_file_size_limit_is_exit_5_and_a_resume_finishes(workdi
     assert received > 0
     assert cli("resume", "out").code == 0
     turns = cb.load("out").turns
-    assert statuses(turns) == {"ok": 200}
+    assert statuses(turns) == {"ok": 100}
     # Every repeated attempt is counted as possibly paid.
     assert list(turns["attempts"] - 1) == list(turns["possibly_paid"])
 
