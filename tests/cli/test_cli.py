@@ -461,6 +461,7 @@ def test_a_run_succeeds_with_closed_or_full_output_streams(redirection: str, wor
     assert statuses(cb.load(workdir / "out").turns) == {"ok": 8}
 
 
+@pytest.mark.slow  # closed streams and a closed pipe are in the fast suite
 def test_a_run_continues_when_the_reader_of_stderr_exits(workdir: Path) -> None:
     done = shell("convbatch run d.jsonl -o out 2>&1 | head -1; exit ${PIPESTATUS[0]}", workdir)
     assert done.code == 0
