@@ -33,10 +33,13 @@ LATER = {
     "wire_note",
     "served_as_asked",
     "possibly_paid_unbounded",
+    "media",
+    "step",
+    "kept",
     *JUDGED,
 }
 """Columns and keys of later versions."""
-REPLACED = {"currency", "gate", "harm_bound", "dialogues_for_margin"}
+REPLACED = {"currency", "histories_cut", "warnings", "gate", "harm_bound", "dialogues_for_margin"}
 """Keys that were added, and figures that are computed by another method since (`docs/decisions/018-harm-bound.md`)."""
 GOOD, DRIFT = "sim-good@simulator", "sim-drift@simulator"
 INCOMPLETE, INCONCLUSIVE = 3, 3
