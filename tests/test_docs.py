@@ -213,6 +213,7 @@ def test_both_readmes_start_with_the_same_two_commands() -> None:
     assert [fences(page, "sh")[:2] for page in READMES] == [two, two]
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
     shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")

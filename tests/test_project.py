@@ -118,6 +118,7 @@ def third_party_imports() -> dict[str, str]:
     return {module: name for module, name in found.items() if module not in {*sys.stdlib_module_names, "convbatch"}}
 
 
+@pytest.mark.slow
 def test_every_imported_package_is_declared() -> None:
     project = pyproject()["project"]
     declared = {

@@ -454,6 +454,7 @@ def workdir(tmp_path: Path, sim: Sim) -> Path:
         pytest.param(">/dev/full", marks=SLOW),
     ],
 )
+@pytest.mark.slow
 def test_a_run_succeeds_with_closed_or_full_output_streams(redirection: str, workdir: Path) -> None:
     done = shell(f"convbatch run d.jsonl -o out {redirection}", workdir)
     assert done.code == 0, done.err
@@ -468,6 +469,7 @@ def test_a_run_continues_when_the_reader_of_stderr_exits(workdir: Path) -> None:
     assert statuses(cb.load(workdir / "out").turns) == {"ok": 8}
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_does_not_hide_an_incomplete_run(workdir: Path, sim: Sim) -> None:
     sim.provider.faults = FaultScript.of([{"action": "error", "kind": "bad_request"}], source="test")
     done = shell("convbatch run d.jsonl -o out | true; exit ${PIPESTATUS[0]}", workdir)
@@ -500,6 +502,7 @@ def test_output_to_a_full_device_is_an_error_and_not_a_crash(command: str, finis
 
 
 @pytest.mark.parametrize("encoding", ["gbk", pytest.param("ascii", marks=SLOW)])
+@pytest.mark.slow
 def test_characters_a_locale_cannot_write_are_escaped(encoding: str, workdir: Path, cli: Cli) -> None:
     (workdir / "d.jsonl").write_text(line(turns=[{"user": "中文 🙂", "assistant": "好 🙂"}]))
     assert cli("run", "d.jsonl", "-o", "out").code == 0
@@ -669,6 +672,7 @@ def test_an_interrupt_takes_precedence_over_a_deadline(
     assert statuses(cb.load(workdir / "out").turns) == {"ok": 4, "pending": 4}
 
 
+@pytest.mark.slow
 def test_a_journal_at_the_file_size_limit_is_exit_5_and_a_resume_finishes(workdir: Path, cli: Cli) -> None:
     write_dataset(workdir / "d.jsonl", 20, 5)
     done = shell("ulimit -f 60; convbatch run d.jsonl -o out", workdir)
@@ -732,6 +736,7 @@ def test_an_option_takes_precedence_over_its_variable(cli: Cli, workdir: Path) -
     assert "1 dialogue," in cli("run", "d.jsonl", "-n", "1", CONVBATCH_LIMIT="2").err
 
 
+@pytest.mark.slow
 def test_a_run_raises_the_limit_of_open_files_or_does_not_start(workdir: Path) -> None:
     done = shell("ulimit -Sn 40; convbatch run d.jsonl -j 50 -o out", workdir)
     assert done.code == 0, done.err

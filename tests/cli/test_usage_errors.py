@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.main import get_command
@@ -137,6 +138,7 @@ def test_the_answer_is_in_the_error_of_the_command() -> None:
 
 
 @each("columns", ["80", "200"])
+@pytest.mark.slow
 def test_help_prints_what_is_declared_and_no_type_beside_a_flag(columns: str) -> None:
     for name, command in {"": get_command(app), **COMMANDS}.items():
         declared = [command.callback.__doc__ if name else app.info.help, *_help_texts(name)]

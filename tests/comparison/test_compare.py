@@ -460,6 +460,7 @@ def test_live_histories_are_strictly_paired_up_to_the_first_reply_that_differs()
 
 
 @each("metric", ["dialogue_pass", "turn_pass", "score", "output_tokens", "cost", "latency"])
+@pytest.mark.slow
 def test_a_metric_known_on_one_side_only_in_over_5_percent_of_dialogues_is_inconclusive(metric: str) -> None:
     def comparison_with_unknown(count: int) -> Comparison:
         base, candidate = (

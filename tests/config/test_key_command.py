@@ -89,6 +89,7 @@ def test_stderr_is_shown_without_secrets() -> None:
     assert "line-8" not in text
 
 
+@pytest.mark.slow
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     started = time.monotonic()
@@ -100,6 +101,7 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
     assert not alive.exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_a_command_leaves_behind_does_not_hold_it_up() -> None:
     made = command("sleep 6 & echo tok-1234567890")
     started = time.monotonic()

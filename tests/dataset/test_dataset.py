@@ -278,6 +278,7 @@ def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     assert "permission denied" in problems_of(path)[0]
 
 
+@pytest.mark.slow
 def test_a_huge_line_is_refused_in_bounded_memory_and_the_next_is_read(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:

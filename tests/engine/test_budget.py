@@ -91,6 +91,7 @@ def faulty_run(path: Path, seed: int, count: int = 25) -> VirtualRun:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
+@pytest.mark.slow
 def test_costs_equal_the_ledger_and_possibly_paid_attempts_stay_within_their_bound(seed: int, tmp_path: Path) -> None:
     virtual_run = faulty_run(tmp_path / "run", seed)
     chance = random.Random(seed)
@@ -169,6 +170,7 @@ def test_a_sufficient_budget_costs_no_time(tmp_path: Path) -> None:
     assert ends[0] == ends[1]
 
 
+@pytest.mark.slow
 def test_a_resume_with_a_larger_budget_continues_where_the_smaller_one_stopped(tmp_path: Path) -> None:
     provider = Provider(keys={KEY}, latency_s=(0.05, 0.3))
     virtual_run = VirtualRun(tmp_path / "run", [Host(provider)], dialogues(60), rules=LIMITED, prices=PRICES)
@@ -292,6 +294,7 @@ def test_a_settled_budget_is_idle_and_ends_every_wait_in_any_currency(
 PRICED = '[prices.at-gemini."*"]\ncurrency = "USD"\ninput = 0.3\noutput = 2.5\n'
 
 
+@pytest.mark.slow
 def test_max_cost_holds_over_real_sockets_at_concurrency_64(
     convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
 ) -> None:

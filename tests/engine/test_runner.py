@@ -163,6 +163,7 @@ async def test_an_endless_body_is_given_up_at_the_cap():
     assert len(caught.value.partial) < 66 * 2**20
 
 
+@pytest.mark.slow
 async def test_a_gzip_bomb_is_capped_in_memory():
     provider = Provider(faults=FaultScript.of([{"action": "gzip-bomb", "mebibytes": 160}]))
     with serve_in_thread(provider) as server:

@@ -189,6 +189,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
+@pytest.mark.slow
 async def test_an_endless_response_head_is_given_up_within_the_timeout(what: str) -> None:
     begin, endless = ENDLESS[what]
     async with Listener(answer=begin, endless=endless).serving() as server:

@@ -191,6 +191,7 @@ def seen(dialogue: int, turn: int, sent: TextSize, tokens: int, output: int = 10
     )
 
 
+@pytest.mark.slow
 def test_token_weights_of_characters_messages_and_requests_are_fitted() -> None:
     sent = [TextSize(10 + 7 * n % 31, 5 * n % 17, 1 + n % 5, 1) for n in range(60)]
     real = [round(2 * text.other + 3 * text.wide + 5 * text.messages + 40) for text in sent]
@@ -521,6 +522,7 @@ def test_a_reused_run_provides_the_profile_of_its_nearest_target(cli: Cli, sim: 
     assert "replies of sim-good@here, another model, 4 of 4 dialogues)" in cli(*args, "sim-drift@there").out
 
 
+@pytest.mark.slow
 def test_the_best_evidence_is_not_the_newest_run(cli: Cli, sim: Sim, tmp_path: Path) -> None:
     (tmp_path / "convbatch.toml").write_text(config(sim.url))
     names = [json.loads(line)["id"] for line in QUICKSTART.read_text().splitlines()]

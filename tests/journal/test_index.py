@@ -402,6 +402,7 @@ def test_arbitrary_names_and_any_order_of_json_keys_are_read(
         assert archive.requests_since(5.0) == {target: 2}
 
 
+@pytest.mark.slow
 def test_reading_keeps_one_conversation_in_memory_at_a_time(folder: RunFolder) -> None:
     lines = [encode_line(0, 1.0, {"kind": "run", "session": 1})]
     lines += [

@@ -716,6 +716,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_writer_killed_repeatedly_loses_no_acknowledged_record(folder: RunFolder) -> None:
     acknowledged: set[tuple[int, int]] = set()
     rng = random.Random(5)

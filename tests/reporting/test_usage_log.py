@@ -146,6 +146,7 @@ def test_each_changed_line_of_a_usage_log_is_found(run_billed: RunBilled, ids: b
     assert ids is (free["request_id"] == removed["request_id"])
 
 
+@pytest.mark.slow
 def test_billed_calls_without_an_answer_and_billed_refusals_have_their_own_outcomes(run_billed: RunBilled) -> None:
     billed_run = run_billed(
         [

@@ -457,6 +457,7 @@ def test_the_docs_list_every_column_with_its_dtype_and_meaning_in_order() -> Non
     assert listed == [(*column[:3],) for column in (*TURNS, *CONVERSATIONS, *ATTEMPTS, *VERDICTS)]
 
 
+@pytest.mark.slow
 def test_reading_writing_and_printing_tables_need_neither_pandas_nor_the_engine(made: MadeRun, tmp_path: Path) -> None:
     made.replied(made.ident(0, 1))
     code = (
@@ -527,6 +528,7 @@ def test_memory_for_writing_the_table_does_not_grow_with_the_run(tmp_path: Path)
     assert peaks[1] - peaks[0] < 20 * 2**20
 
 
+@pytest.mark.slow
 def test_batches_bound_the_text_in_memory_not_only_the_rows() -> None:
     columns = [Column("reply", "string", "", is_long=True)]
 

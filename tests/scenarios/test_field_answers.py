@@ -69,6 +69,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
 
 
 @each("name", JUDGED)
+@pytest.mark.slow
 def test_a_field_answer_becomes_its_row_and_a_result_is_not_asked_again(
     played: Played, resumed: dict[str, int], name: str
 ) -> None:

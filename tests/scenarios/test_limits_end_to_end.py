@@ -81,6 +81,7 @@ def test_rpm_is_never_exceeded_and_nearly_used_up(tmp_path: Path, rpm: int, mode
 
 
 @pytest.mark.parametrize("rpm", [60, 240])
+@pytest.mark.slow
 def test_configured_sub_windows_of_a_minute_are_never_exceeded(tmp_path: Path, rpm: int):
     rate = RateLimit(count=rpm // 6, window_s=10.0)
     limits = Limits(rpm=rpm, rates=(rate,))
@@ -103,6 +104,7 @@ def test_unknown_sub_windows_cost_waits_but_no_turn(tmp_path: Path, rpm: int):
     assert sum(entry.billed for entry in virtual_run.ledger()) == len(virtual_run.planned)
 
 
+@pytest.mark.slow
 def test_several_limits_hold_at_once(tmp_path: Path):
     limits = Limits(rpm=100, rates=(RateLimit(count=30, window_s=10.0), RateLimit(count=7, window_s=1.0)))
     virtual_run = saturated(tmp_path, limits, None, made(100))
@@ -230,6 +232,7 @@ def test_a_clock_set_back_does_not_lengthen_an_announced_wait(tmp_path: Path):
     assert first - virtual_run.ended[1].began <= 41.0
 
 
+@pytest.mark.slow
 def test_rpd_is_never_exceeded_across_kills_and_resumes(tmp_path: Path):
     rpd = 40
     limits = Limits(rpd=rpd, rpm=240)
@@ -281,6 +284,7 @@ def test_an_announced_wait_is_kept_by_the_next_session(tmp_path: Path):
 # -- the same over real sockets, with short windows
 
 
+@pytest.mark.slow
 def test_small_windows_hold_over_real_http(tmp_path: Path, simulator: Callable[[Provider], Server]):
     dataset = write_dataset(tmp_path / "d.jsonl", 8, 2)
     provider = Provider(script=Script.load(dataset), limits=ServerLimits(rpm=10, window_s=1.0, model="sliding"))

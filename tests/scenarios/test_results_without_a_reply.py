@@ -217,6 +217,7 @@ def test_an_account_that_empties_costs_only_the_requests_in_flight(places: int, 
     assert "top up" in finished.suspended[f"{MODEL}@one"]
 
 
+@pytest.mark.slow
 def test_an_account_that_empties_in_unlisted_words_costs_three_further_requests(tmp_path: Path):
     finished, further = empty_account(tmp_path, answer(UNLISTED, 403), 1)
     assert further == 3  # then only probes, of which the first would come after 30 s

@@ -99,6 +99,7 @@ def test_the_second_interrupt_abandons_requests_in_flight_as_possibly_paid(
     assert possibly_paid(cb.load(tmp_path / "out").turns) == asked
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_at_once(
     tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
 ) -> None:

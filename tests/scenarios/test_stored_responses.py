@@ -51,6 +51,7 @@ def test_the_model_sees_the_same_history_by_id_as_in_full(
     assert seen[0] == seen[1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_the_ids_in_its_journal(
     tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
 ) -> None:

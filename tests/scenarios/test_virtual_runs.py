@@ -44,6 +44,7 @@ def test_a_hundred_more_runs_with_random_faults_obey_all_laws(tmp_path: Path, se
     check_seed(tmp_path, seed)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_has_the_table_of_an_undisturbed_run(tmp_path: Path):
     (tmp_path / "calm").mkdir()
     calm, _ = prepare(tmp_path / "calm", 17, faulty=False)

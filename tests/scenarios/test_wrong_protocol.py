@@ -40,6 +40,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
 
 
 @pytest.mark.parametrize("stream", [(), ("--stream",)], ids=["whole", "streamed"])
+@pytest.mark.slow
 def test_a_reply_of_another_protocol_is_read_and_the_protocol_named_at_once(
     tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, stream: tuple[str, ...]
 ) -> None:

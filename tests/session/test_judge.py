@@ -434,6 +434,7 @@ def test_rejected_judge_calls_leave_their_verdicts_open(make_lab: Callable[..., 
     assert bool(lab.loaded.verdicts["passed"].notna().all())
 
 
+@pytest.mark.slow
 def test_judge_calls_respect_the_limit_of_concurrent_requests(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(12)], latency_s=0.03)
     lab.run("-j", "1")
@@ -443,6 +444,7 @@ def test_judge_calls_respect_the_limit_of_concurrent_requests(make_lab: Callable
     assert max(judged) == 2
 
 
+@pytest.mark.slow
 def test_a_budget_covers_judge_and_models_together(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab([{**DIALOGUES[1], "id": f"g{n}"} for n in range(12)])
     assert lab.run("--max-cost", "0.01USD").code == 0
@@ -632,6 +634,7 @@ def test_a_judge_unreachable_after_the_replies_leaves_the_tables_and_a_resume_co
 
 
 @pytest.mark.parametrize("inside_a_loop", [False, True], ids=["run", "replay"])
+@pytest.mark.slow
 def test_the_python_api_keeps_its_tables_when_the_judge_is_unreachable(
     make_lab: Callable[..., Lab], *, inside_a_loop: bool
 ) -> None:
@@ -647,6 +650,7 @@ def test_the_python_api_keeps_its_tables_when_the_judge_is_unreachable(
     assert passed.sum() == 1, "the check that needs no judge has its verdict"
 
 
+@pytest.mark.slow
 def test_a_missing_ca_file_before_the_first_request_is_exit_2(make_lab: Callable[..., Lab]) -> None:
     judge = Unreachable(make_lab, lost=False)
     assert judge.lab.run().code == 0

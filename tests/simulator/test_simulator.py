@@ -1344,6 +1344,7 @@ def test_the_busiest_window_is_found(times: list[float], window_s: float) -> Non
 # --- the server and the command -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_five_hundred_concurrent_clients_are_answered() -> None:
     provider = Provider(latency_s=0.3)
     async with Server(provider) as server, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

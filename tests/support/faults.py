@@ -81,7 +81,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "endless headers": _cases("endless headers"),
     "redirects to another host": ("test_runner.py::test_a_redirect_is_not_followed", *_cases("redirect")),
     # Processes.
-    "SIGKILL at 200 random points": (
+    "SIGKILL at 100 random points": (
         "test_damage.py::test_a_hundred_kills_at_random_times_lose_no_reply",
         "test_kills.py::test_a_run_killed_repeatedly_ends_like_an_undisturbed_run",
         "test_kills.py::test_bills_of_a_gateway_killed_with_the_run_are_reported",
