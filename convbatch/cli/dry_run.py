@@ -393,7 +393,9 @@ def _notes(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
         lines.append(f"judge {judge}: at most {count_of(most, 'question')}, not in these figures")
     if any(one.prices is not None for one in forecasts):
         lines.append("input is counted at full price; cached input costs less")
-    if any(one.estimate.upper_bound is None for one in forecasts):
+    if any(one.estimate.with_tools for one in forecasts):
+        lines.append('a turn with tools: 1 call in low, 2 in expected, max_steps in high; there is no "at most"')
+    elif any(one.estimate.upper_bound is None for one in forecasts):
         lines.append('no "at most" without a limit on replies: set --max-output-tokens N or max_output_tokens')
     return lines
 

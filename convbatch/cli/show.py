@@ -198,7 +198,10 @@ def _notes(total: TargetSummary) -> Iterator[str]:
         f"{total.skipped:,} skipped" if total.skipped else "",
         f"{total.reused:,} reused" if total.reused else "",
         f"{total.attempts:,} attempt{'' if total.attempts == 1 else 's'}"
-        if total.attempts > answered - total.reused
+        if total.attempts > answered - total.reused + total.further_steps
+        else "",
+        f"{total.further_steps:,} further step{'' if total.further_steps == 1 else 's'} of turns with tools"
+        if total.further_steps
         else "",
         _possibly_paid(total) if total.possibly_paid else "",
         f"{total.tokens_unknown:,} without token counts" if total.tokens_unknown else "",

@@ -345,6 +345,8 @@ class Estimate:
     """Every request at its maximum; None where nothing limits a reply."""
     reused: int = 0
     """Turns whose replies are reused from another run and not requested."""
+    with_tools: int = 0
+    """Requested turns that may take several calls."""
 
     def plus(self, other: Estimate) -> Estimate:
         """Return the sum of both."""
@@ -356,6 +358,7 @@ class Estimate:
             if self.upper_bound is None or other.upper_bound is None
             else self.upper_bound.plus(other.upper_bound),
             reused=self.reused + other.reused,
+            with_tools=self.with_tools + other.with_tools,
         )
 
 
@@ -494,7 +497,11 @@ class _EstimateWalk:
             self._keys = None
         certain = max(0.0, 2 * self._reached - 1)  # as far below the expected value as all turns are above it
         estimate = Estimate(
-            low=low.times(certain), expected=expected.times(self._reached), high=high, upper_bound=upper_bound
+            low=low.times(certain),
+            expected=expected.times(self._reached),
+            high=high,
+            upper_bound=upper_bound,
+            with_tools=bool(self._dialogue.tools),
         )
         if self._live:
             self._reached *= 1 - self._estimator.profile.ends

@@ -199,6 +199,7 @@ class GroupTotals:
         self.counts.update((turn.status, "turns"))
         self.counts["open"] += is_open(turn.status, turn.error_kind)
         self.counts["attempts"] += turn.attempts
+        self.counts["further_steps"] += 0 if turn.reused_from is not None else (turn.steps or 1) - 1
         self.counts["retries"] += max(0, turn.attempts - (turn.steps or 1))
         self.counts["possibly_paid"] += turn.possibly_paid
         if turn.reused_from is not None:

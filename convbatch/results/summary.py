@@ -15,7 +15,8 @@ from convbatch.results.columns import STATUSES
 from convbatch.results.served import served_counts, served_notes
 from convbatch.results.verdicts import dialogue_pass
 
-_COUNTS = ("turns", "open", *STATUSES, "tokens_unknown", "attempts", "possibly_paid", "reused", "unpriced")
+_COUNTS = ("turns", "open", *STATUSES, "tokens_unknown", "attempts", "further_steps",
+           "possibly_paid", "reused", "unpriced")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,8 @@ class TargetSummary:
     tokens_unknown: int
     """Replies whose input or output count is unknown, so not in the sums."""
     attempts: int
+    further_steps: int
+    """Model calls of replies beyond the first one of each turn."""
     possibly_paid: int
     reused: int
     p50_latency_s: float | None

@@ -131,7 +131,10 @@ def test_resume_goes_on_inside_a_turn(
     assert list(run.attempts["step"]) == [1, 2, 3]
     assert list(run.attempts["kept"]) == [False] * 3
     provider.faults = FaultScript()
-    assert convbatch("resume", "out").code == 0
+    done = convbatch("resume", "out")
+    assert done.code == 0
+    assert "5 attempts, 2 further steps of turns with tools" in done.err + done.out
+    assert "max_steps in high" in convbatch("run", "d.jsonl", "-m", "sim-good@at-gemini", "--dry-run").out
     run = cb.load(tmp_path / "out")
     assert list(run.turns["steps"]) == [3, 1]
     assert list(run.attempts["step"]) == [1, 2, 3, 3, 1]
