@@ -256,6 +256,25 @@ def _merge(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
+def scripted_messages(turn: Turn, history: HistoryMode, *, is_asked: bool) -> tuple[list[Message], list[Message]]:
+    """Return the scripted messages of a turn that go before its request, and those that go behind it.
+
+    A recorded request can end in results of tools: `last` sends such a turn with them, and asks what comes next.
+    """
+    calls = [
+        message
+        for results in turn.tool_calls
+        for message in (
+            Message(role="assistant", parts=(), calls=tuple(result.call for result in results)),
+            Message(role="tool", parts=(), results=results),
+        )
+    ]
+    if turn.assistant is None:
+        return (calls, []) if is_asked and history == "last" else ([], [])
+    reply = Message(role="assistant", parts=(text_part(turn.assistant),))
+    return [], [] if is_asked and history == "live" else [*calls, reply]
+
+
 def text_part(text: str) -> Part:
     """Return a text part."""
     return Part(kind="text", text=text)

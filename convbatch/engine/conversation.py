@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from convbatch.config.gateways import Target
-from convbatch.dialogue import HistoryMode, Message, Part, Settings, ToolResult, Turn, text_part
-from convbatch.engine.media_tokens import media_in, most_media_tokens
+from convbatch.dialogue import HistoryMode, Message, Part, Settings, ToolResult, Turn, scripted_messages, text_part
+from convbatch.engine.media_tokens import most_media_tokens
 from convbatch.engine.plan import Conversation, TokenBound, TurnKeys, max_output_bound
 from convbatch.engine.tool_script import NoResult, ToolScript
 from convbatch.media import type_of_path
@@ -99,6 +98,7 @@ class ConversationState:
         self._tool_script = ToolScript(conversation.dialogue)
         self._bound_of_turn: TokenBound | None = None
         self._token_bound = TokenBound(conversation.dialogue)
+        self._history_mode: HistoryMode = history
         self._live = history == "live"
         if past is not None:
             self.past = past(conversation)
@@ -132,16 +132,15 @@ class ConversationState:
     def turns(self) -> Iterator[tuple[int, Turn]]:
         """Yield every turn after adding its user message to the history; a scripted reply is added after it."""
         for number, turn in enumerate(self.conversation.dialogue.turns, 1):
-            self._add(Message(role="user", parts=turn.user))
+            is_asked = number in self.asked
+            before, behind = scripted_messages(turn, self._history_mode, is_asked=is_asked)
+            for message in (Message(role="user", parts=turn.user), *before):
+                self._add(message)
             past = self.past.get(number)
             self.attempts = 0 if past is None else past.attempts
             yield number, turn
-            is_scripted = not self._live or number not in self.asked
-            if is_scripted and turn.assistant is not None:
-                for results in turn.tool_calls:
-                    self._add(Message(role="assistant", parts=(), calls=tuple(result.call for result in results)))
-                    self._add(Message(role="tool", parts=(), results=results))
-                self._add(Message(role="assistant", parts=(text_part(turn.assistant),)))
+            for message in behind:
+                self._add(message)
 
     def restore_steps(self, replies: Iterable[Reply]) -> None:
         """Add replies of earlier sessions that the current turn went on from."""
@@ -185,12 +184,11 @@ class ConversationState:
         if usage.input_tokens is not None and usage.output_tokens is not None:
             self._token_bound.counted(usage.input_tokens + usage.output_tokens)
         else:
-            self._token_bound.add(_text_of_calls(reply))
+            said = (text_part(reply.text or ""), text_part(reply.thought or ""))
+            self._token_bound.add_message(Message(role="assistant", parts=said, calls=reply.tool_calls))
         if results:
             self._step_messages.append(Message(role="tool", parts=(), results=results))
-            for result in results:
-                self._token_bound.add(_text_of_result(result))
-                self._token_bound.add_tokens(most_media_tokens(result.media))
+            self._token_bound.add_message(self._step_messages[-1])
 
     def advance(self, number: int, end: TurnEnd) -> None:
         """Add a reply to the history, or end the dialogue: no turn is sent after a failed one."""
@@ -289,26 +287,8 @@ class ConversationState:
 
     def _add(self, message: Message) -> None:
         self._keep(message)
-        self._token_bound.add(message.text)
-        self._token_bound.add_tokens(most_media_tokens(media_in(message)))
-        for call in message.calls:
-            self._token_bound.add(_text_of(call.name, call.arguments))
-        for result in message.results:
-            self._token_bound.add(_text_of_result(result))
+        self._token_bound.add_message(message)
 
     def _keep(self, message: Message) -> None:
         self.history.append(message)
         self.keys.add(message)
-
-
-def _text_of_calls(reply: Reply) -> str:
-    calls = (_text_of(call.name, call.arguments) for call in reply.tool_calls)
-    return "".join([reply.text or "", reply.thought or "", *calls])
-
-
-def _text_of_result(result: ToolResult) -> str:
-    return _text_of(result.call.name, result.value)
-
-
-def _text_of(name: str, value: Any) -> str:
-    return name + (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from convbatch.config.gateways import Target
 from convbatch.dialogue import Dialogue, Message, Part, Settings, ToolResult
+from convbatch.engine.media_tokens import media_in, most_media_tokens
 from convbatch.protocols.wire import encode_json
 from convbatch.reply import Reply
 from convbatch.tools import DEFAULT_MAX_STEPS
@@ -144,6 +145,13 @@ class TokenBound:
         self._bytes += size
         self._since += size
 
+    def add_message(self, message: Message) -> None:
+        """Add all that a message has: text, calls, results, media."""
+        self.add(message.text)
+        for text in texts_of_calls(message):
+            self.add(text)
+        self.add_tokens(most_media_tokens(media_in(message)))
+
     def add_tokens(self, tokens: int) -> None:
         """Add tokens that are no text."""
         self._bytes += tokens
@@ -158,6 +166,13 @@ class TokenBound:
         schema = 0 if settings.response_schema is None else text_bytes(str(settings.response_schema))
         by_count = 0 if self._counted is None else self._counted + self._since
         return max(self._bytes, by_count) + schema
+
+
+def texts_of_calls(message: Message) -> list[str]:
+    """Return each call and each result of a message as text: the name, and the arguments or the value."""
+    named = [(call.name, call.arguments) for call in message.calls]
+    named += [(result.call.name, result.value) for result in message.results]
+    return [name + (value if isinstance(value, str) else encode_json(value).decode()) for name, value in named]
 
 
 def max_output_bound(settings: Settings) -> int | None:

@@ -25,10 +25,11 @@ from convbatch.dialogue import (
     Settings,
     Turn,
     effective_settings,
+    scripted_messages,
     text_part,
 )
-from convbatch.engine.media_tokens import media_in, most_media_tokens, usual_media_tokens
-from convbatch.engine.plan import TokenBound, TurnKeys, max_output_bound, replies_at_once
+from convbatch.engine.media_tokens import media_in, usual_media_tokens
+from convbatch.engine.plan import TokenBound, TurnKeys, max_output_bound, replies_at_once, texts_of_calls
 from convbatch.engine.tool_script import ToolScript
 from convbatch.pricing import MILLION, Period, PriceTable, exact
 from convbatch.reply import Reply
@@ -438,8 +439,11 @@ class _EstimateWalk:
         """Return the estimate of the whole dialogue."""
         total = EMPTY_ESTIMATE
         for number, turn in enumerate(self._dialogue.turns, 1):
-            self._add(Message(role="user", parts=turn.user))
-            if number in self._asked:
+            is_asked = number in self._asked
+            before, behind = scripted_messages(turn, self._estimator.history, is_asked=is_asked)
+            for message in (Message(role="user", parts=turn.user), *before):
+                self._add(message)
+            if is_asked:
                 settings = self._settings(turn)
                 reused = self._reused(settings)
                 if reused is None:
@@ -450,8 +454,8 @@ class _EstimateWalk:
                         return total
                     if self._live:
                         self._add_reused(reused)
-            if turn.assistant is not None and not (self._live and number in self._asked):
-                self._add(Message(role="assistant", parts=(text_part(turn.assistant),)))
+            for message in behind:
+                self._add(message)
         return total
 
     def _add_reused(self, reused: ReusedReply) -> None:
@@ -474,9 +478,9 @@ class _EstimateWalk:
 
     def _add(self, message: Message) -> None:
         media = media_in(message)
-        self._history_text = self._history_text.plus(size_of(message.text)).plus(size_of_media(media))
-        self._token_bound.add(message.text)
-        self._token_bound.add_tokens(most_media_tokens(media))
+        text = "".join([message.text, *texts_of_calls(message)])
+        self._history_text = self._history_text.plus(size_of(text)).plus(size_of_media(media))
+        self._token_bound.add_message(message)
         if self._keys is not None:
             self._keys.add(message)
 

@@ -195,3 +195,25 @@ def test_a_run_with_tools_killed_repeatedly_ends_like_an_undisturbed_run(
     billed, kept = sum(entry.billed for entry in provider.ledger.entries), turns["steps"].sum()
     assert kept <= billed <= kept + possibly_paid(turns)
     assert killer.while_answering >= KILLS // 2
+
+
+def test_a_recorded_request_that_ends_in_results_is_sent_as_it_stands(
+    tmp_path: Path, simulator: Callable[[Provider], Server]
+) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "How warm is Oslo?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": '{"celsius": -3}'},
+    ]
+    tools = [{"type": "function", "function": tool} for tool in TOOLS]
+    provider = Provider()
+    options = configured(tmp_path, simulator(provider), tuple(PROTOCOLS))
+    data = write(tmp_path, {"messages": messages, "tools": tools})
+    run = cb.run(data, out=tmp_path / "out", history="last", **options)
+    assert rows(run) != []
+    for one in rows(run):
+        assert (one["status"], one["steps"], one["attempts"]) == ("ok", 1, 1), one
+        assert "celsius" in one["reply"]
+    again = cb.run(data, out=tmp_path / "again", history="last", reuse=tmp_path / "out", **options)
+    assert [one["attempts"] for one in rows(again)] == [0] * 4
