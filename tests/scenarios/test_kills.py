@@ -1,6 +1,6 @@
 """Repeated kill -9 at random times: real processes, sockets and disk, checked against the ledger.
 
-CI kills 60 times; `KILLS=200 python -m pytest -n0 -m slow tests/scenarios/test_kills.py` does so more often.
+CI kills 48 times; `KILLS=200 python -m pytest -n0 -m slow tests/scenarios/test_kills.py` does so more often.
 `test_virtual_runs.py` tests kills at each call of the journal, and power cuts, in virtual time.
 """
 
@@ -29,7 +29,7 @@ from tests.support.ledger_laws import check_bills, check_histories, possibly_pai
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("KILLS", "60"))
+KILLS = int(os.environ.get("KILLS", "48"))
 WIRES = ("gemini", "openai")
 IN_FLIGHT = 32
 """Requests in flight at both targets together."""

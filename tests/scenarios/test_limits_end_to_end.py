@@ -232,7 +232,6 @@ def test_a_clock_set_back_does_not_lengthen_an_announced_wait(tmp_path: Path):
     assert first - virtual_run.ended[1].began <= 41.0
 
 
-@pytest.mark.slow
 def test_rpd_is_never_exceeded_across_kills_and_resumes(tmp_path: Path):
     rpd = 40
     limits = Limits(rpd=rpd, rpm=240)

@@ -111,7 +111,7 @@ def test_the_third_ctrl_c_ends_the_command_at_once(
         process.send_signal(INT)
         time.sleep(gap_s)
     stderr_of(process, within_s=5)
-    assert process.returncode == 130
+    assert process.returncode in (130, -INT)  # a shell shows 130 for both; the last one may come when Python ends
     assert possibly_paid(cb.load(tmp_path / "out").turns) == 4
 
 
