@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 DEFAULT_MAX_STEPS = 8
 """Model calls in one turn, where the dialogue does not say `max_steps`."""
 
+RESULT_KEYS = frozenset({"match", "result", "error", "media"})
+"""Keys of a scripted result with conditions; an object with other keys is a plain result, as is any other value."""
+
 
 class ToolCall(NamedTuple):
     """A tool call; `arguments` are parsed, or the raw string if that is not JSON."""
@@ -15,6 +18,11 @@ class ToolCall(NamedTuple):
     id: str | None
     name: str
     arguments: Any
+
+
+def is_conditional_result(entry: Any) -> bool:
+    """Return whether an entry of `tool_results` is a result with its conditions, and not a plain value."""
+    return isinstance(entry, Mapping) and bool({"result", "error"} & entry.keys()) and entry.keys() <= RESULT_KEYS
 
 
 def contains_arguments(arguments: Any, required: Mapping[str, Any]) -> bool:

@@ -46,6 +46,10 @@ sys.addaudithook(_refuse_the_network)
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# A shell that starts the tests in the background has Ctrl-C ignored, for them and for each command they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Typer rebuilds the command line for every `CliRunner.invoke`, which takes longer than most commands.
 setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))  # noqa: B010  # private API, used by tests only
 

@@ -97,7 +97,9 @@ def _from_home(value: Any) -> Any:
     """Return a path with the `~` at its beginning expanded, as no shell does within quotes or behind a `=`."""
     if not isinstance(value, Path) or not str(value).startswith("~") or os.path.lexists(value):
         return value
-    return Path(os.path.expanduser(value))  # noqa: PTH111  # that of Path raises without a home
+    from convbatch.paths import expand_home
+
+    return expand_home(value)
 
 
 def _explain(error: Any, ctx: Any, typed: Sequence[str], own: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ from convbatch.config.validators import (
 )
 from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Settings
 from convbatch.errors import InputError, Place, Problem, did_you_mean, nearest
+from convbatch.paths import expand_home
 from convbatch.redaction import display
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class _Reader:
         if not isinstance(given, str) or not given.strip():
             self._add(("env_file",), InvalidValue("env_file is not a path", 'env_file = "keys.env"', found=given))
             return None
-        return self._path.parent / Path(given).expanduser()
+        return self._path.parent / expand_home(given)
 
     def _document(self) -> dict[str, Any]:
         try:
@@ -247,7 +248,7 @@ class _Reader:
         """Return a command with the path of its program absolute; relative paths start at the config file's folder."""
         program, *arguments = command
         if "/" in program:
-            program = str((self._path.parent / Path(program).expanduser()).absolute())
+            program = str((self._path.parent / expand_home(program)).absolute())
         return (program, *arguments)
 
     def _has_basics(
@@ -288,7 +289,7 @@ class _Reader:
         """Return the absolute path of the CA file; relative paths start at the config file's folder."""
         import ssl
 
-        file = (self._path.parent / Path(given).expanduser()).absolute()
+        file = (self._path.parent / expand_home(given)).absolute()
         try:
             ssl.create_default_context(cafile=str(file))
         except ssl.SSLError:

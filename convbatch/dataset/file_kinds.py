@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import unicodedata
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convbatch.errors import Issue
+from convbatch.paths import expand_home
 
 _ANY = "a dataset is JSON lines in UTF-8, plain or gzip; see docs/dataset.md"
 _PANDAS = (
@@ -170,8 +170,7 @@ def other_word(path: Path) -> Issue | None:
     if address is not None:
         return _address(address[1], text[address.end() :])
     if text.startswith("~"):
-        whole = os.path.expanduser(text)  # noqa: PTH111  # that of Path raises without a home
-        return Issue(what="no such file: `~` is not expanded here", hint=f"write {whole}")
+        return Issue(what="no such file: `~` is not expanded here", hint=f"write {expand_home(path)}")
     parts = [part for part in re.split(r"\s*[,，;；]\s*", text) if part]
     if len(parts) > 1 and any(Path(part).is_file() for part in parts):
         return Issue(what="no such file", hint=f"separate files by a space: {shlex.join(parts)}")

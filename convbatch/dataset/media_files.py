@@ -23,12 +23,12 @@ from convbatch.dataset.jsonl import display_json
 from convbatch.dialogue import Dialogue, Part, ToolResult, part_from_plain, part_to_plain
 from convbatch.errors import Issue
 from convbatch.media import HEAD_BYTES, LARGEST, MEDIA_TYPES, MediaType, media_type_of
+from convbatch.tools import is_conditional_result
 
 FOLDER = "media"
 _MB = 1_000_000
 _CHUNK = 1 << 20
 _FILES_REMEMBERED = 4_096
-_SCRIPTED = frozenset({"match", "result", "error", "media"})
 Change = Callable[[str | None, Part], Part]
 """Takes the place of a part and the part."""
 
@@ -91,8 +91,7 @@ def _with_scripted_media(value: Any, change: Change) -> Any:
 
 
 def _with_entry_media(entry: Any, change: Change) -> Any:
-    is_form = isinstance(entry, dict) and isinstance(entry.get("media"), list) and entry.keys() <= _SCRIPTED
-    if not is_form:
+    if not is_conditional_result(entry) or not entry.get("media"):
         return entry
     return {**entry, "media": [part_to_plain(change(None, part_from_plain(part))) for part in entry["media"]]}
 

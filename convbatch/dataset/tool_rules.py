@@ -15,11 +15,10 @@ from convbatch.checks.safe_regex import CheckError, CheckTimeout
 from convbatch.dataset.jsonl import display_json
 from convbatch.dialogue import MEDIA_KINDS, Dialogue
 from convbatch.errors import Issue, did_you_mean
+from convbatch.tools import RESULT_KEYS, is_conditional_result
 
 PartProblem = Callable[[dict[str, Any]], tuple[str, str]]
 """What is wrong with a part of a message, with a hint; empty texts where nothing is."""
-RESULT_KEYS = frozenset({"match", "result", "error", "media"})
-"""An object with other keys is a plain result, as is any other value."""
 _PART_KEYS = (*MEDIA_KINDS, "data", "mime_type", "uri")
 _CALL_KEYS = ("name", "arguments", "id", "result", "error", "media")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}|[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
@@ -259,7 +258,7 @@ def _violation(arguments: Any, schema: Mapping[str, Any]) -> str | None:
 
 
 def _unknown_argument(entry: Any, parameters: Mapping[str, Any]) -> str | None:
-    if not isinstance(entry, dict) or not entry.keys() <= RESULT_KEYS or "match" not in entry:
+    if not is_conditional_result(entry) or "match" not in entry:
         return None
     properties = parameters.get("properties")
     is_open = parameters.get("additionalProperties", False) is not False

@@ -5,13 +5,11 @@ The form of the results is the dataset contract's (`dataset/schema.py` has valid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from convbatch.dialogue import Dialogue, ToolResult, media_from_plain
-from convbatch.tools import ToolCall, contains_arguments
-
-_FORM = frozenset({"match", "result", "error", "media"})
+from convbatch.tools import ToolCall, contains_arguments, is_conditional_result
 
 
 class NoResult(Exception):  # control flow: the turn ends
@@ -58,17 +56,12 @@ class ToolScript:
         raise NoResult(f"the results of {call.name} in tool_results {why}")
 
 
-def _is_form(entry: Any) -> bool:
-    """Return whether an entry is a result with its conditions, and not a plain value."""
-    return isinstance(entry, Mapping) and bool({"result", "error"} & entry.keys()) and entry.keys() <= _FORM
-
-
 def _fits(entry: Any, call: ToolCall) -> bool:
-    return not _is_form(entry) or contains_arguments(call.arguments, entry.get("match", {}))
+    return not is_conditional_result(entry) or contains_arguments(call.arguments, entry.get("match", {}))
 
 
 def _to_result(entry: Any, call: ToolCall) -> ToolResult:
-    if not _is_form(entry):
+    if not is_conditional_result(entry):
         return ToolResult(call=call, value=entry)
     is_error = "error" in entry
     value = entry["error"] if is_error else entry["result"]

@@ -26,6 +26,7 @@ from convbatch.console.text import shell_word
 from convbatch.errors import JournalError, Place, SetupError, nearest
 from convbatch.journal.manifest import MANIFEST_HINT, MANIFEST_NAME, Manifest
 from convbatch.journal.records import JournalEnd
+from convbatch.paths import expand_home
 from convbatch.system import Disk
 
 if TYPE_CHECKING:
@@ -477,7 +478,7 @@ def find_run(text: str, results: Path) -> Path:
     if text.startswith("~") and not (
         Path(text).exists() or (results / text).exists()
     ):  # within quotes, or behind a `=`, no shell expands it
-        text = os.path.expanduser(text)  # noqa: PTH111  # that of Path raises without a home
+        text = str(expand_home(text))
     try:
         for path in (Path(text), results / text):
             if _is_closed(path) or (path / MANIFEST_NAME).is_file():

@@ -70,7 +70,7 @@ from convbatch.protocols.model_settings import (
 )
 from convbatch.protocols.schema_subset import ANTHROPIC, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
-from convbatch.protocols.tool_declarations import declare_for_anthropic
+from convbatch.protocols.tool_declarations import declare
 from convbatch.protocols.tool_history import with_call_ids
 from convbatch.protocols.wire import (
     Ask,
@@ -191,7 +191,7 @@ class Anthropic:
         if ask.system and not in_user:
             body["system"] = _system(ask.system, ask.settings)
         if ask.tools:
-            body["tools"] = declare_for_anthropic(ask.tools)
+            body["tools"] = declare("anthropic", ask.tools)
         body = _applied(body, ask, endpoint)
         return WireRequest(
             method="POST",

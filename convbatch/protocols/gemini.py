@@ -68,7 +68,7 @@ from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import refuse_settings, settings_of_model
 from convbatch.protocols.schema_subset import GEMINI, refuse_schema, split_strict
 from convbatch.protocols.sse import SseEvent
-from convbatch.protocols.tool_declarations import declare_for_gemini
+from convbatch.protocols.tool_declarations import declare
 from convbatch.protocols.wire import (
     Ask,
     CannotCarry,
@@ -185,7 +185,7 @@ class Gemini:
         messages = put_system_into_user(ask.messages, ask.system or "") if in_user else ask.messages
         body: dict[str, Any] = {"contents": [_content(message) for message in messages]}
         if ask.tools:
-            body["tools"] = declare_for_gemini(ask.tools)
+            body["tools"] = declare("gemini", ask.tools)
         if ask.system and not in_user:
             body["systemInstruction"] = {"parts": [{"text": ask.system}]}
         body = _applied(body, ask, endpoint.seed_field)

@@ -77,7 +77,7 @@ from convbatch.protocols.openai_tools import (
 from convbatch.protocols.openai_turn import OpenAITurn
 from convbatch.protocols.schema_subset import named_schema
 from convbatch.protocols.sse import SseEvent
-from convbatch.protocols.tool_declarations import declare_for_openai
+from convbatch.protocols.tool_declarations import declare
 from convbatch.protocols.tool_history import with_call_ids
 from convbatch.protocols.wire import (
     Ask,
@@ -192,7 +192,7 @@ class OpenAI:
         if ask.stream:
             body["stream_options"] = {"include_usage": True}
         if ask.tools:
-            body["tools"] = declare_for_openai(ask.tools)
+            body["tools"] = declare("openai", ask.tools)
         body = _applied(body, ask, endpoint)
         return WireRequest(
             method="POST",

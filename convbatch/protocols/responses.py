@@ -72,7 +72,7 @@ from convbatch.protocols.responses_tools import CALL_IDS, call_items, name_calls
 from convbatch.protocols.responses_turn import ResponsesTurn, is_message, sendable, text_messages, texts_of
 from convbatch.protocols.schema_subset import named_schema
 from convbatch.protocols.sse import SseEvent
-from convbatch.protocols.tool_declarations import declare_for_responses
+from convbatch.protocols.tool_declarations import declare
 from convbatch.protocols.tool_history import with_call_ids
 from convbatch.protocols.wire import (
     Ask,
@@ -194,7 +194,7 @@ class Responses:
         elif ask.system and role not in ("user", "developer"):
             body["instructions"] = ask.system
         if ask.tools:
-            body["tools"] = declare_for_responses(ask.tools)
+            body["tools"] = declare("responses", ask.tools)
         body = _applied(body, ask, endpoint)
         return WireRequest(
             method="POST",

@@ -57,42 +57,27 @@ _LIMITS = {
 }
 
 
-def declare_for_gemini(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the field `tools`; raises `CannotCarry`."""
-    return _declared("gemini", json.dumps(tools))
-
-
-def declare_for_openai(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the field `tools` of chat completions; raises `CannotCarry`."""
-    return _declared("openai", json.dumps(tools))
-
-
-def declare_for_responses(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the field `tools` of Responses; raises `CannotCarry`."""
-    return _declared("responses", json.dumps(tools))
-
-
-def declare_for_anthropic(tools: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the field `tools` of Messages; raises `CannotCarry`."""
-    return _declared("anthropic", json.dumps(tools))
+def declare(protocol: str, tools: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the field `tools` of a protocol's body; raises `CannotCarry`."""
+    return _declared(protocol, json.dumps(tools))
 
 
 def declaration_problem(protocol: str, tools: Sequence[Mapping[str, Any]]) -> str | None:
     """Return what a protocol does not take of declarations; None if it takes all."""
     try:
-        _declared(protocol, json.dumps(tools))
+        declare(protocol, tools)
     except CannotCarry as limit:
         return str(limit)
     return None
 
 
 @functools.lru_cache(maxsize=256)
-def _declared(wire: str, tools: str) -> list[Any]:
+def _declared(protocol: str, tools: str) -> list[Any]:
     """Return the declarations, which belong to the cache: nothing changes a built body."""
     plain = [_with_type(tool) for tool in json.loads(tools)]
-    refuse_declarations(plain, _LIMITS["openai" if wire == "responses" else wire])
-    declared = [_FORMS[wire](tool) for tool in plain]
-    return [{"functionDeclarations": declared}] if wire == "gemini" else declared
+    refuse_declarations(plain, _LIMITS["openai" if protocol == "responses" else protocol])
+    declared = [_FORMS[protocol](tool) for tool in plain]
+    return [{"functionDeclarations": declared}] if protocol == "gemini" else declared
 
 
 def _with_type(tool: dict[str, Any]) -> dict[str, Any]:

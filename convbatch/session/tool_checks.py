@@ -8,7 +8,8 @@ from convbatch.config.gateways import Target
 from convbatch.dialogue import Dialogue
 from convbatch.errors import Issue
 from convbatch.protocols.tool_declarations import declaration_problem
-from convbatch.session.unsupported import TOOLS_HINT
+
+TOOLS_HINT = "change the declaration, or ask this target in a separate run"
 
 
 def tool_issues(dialogue: Dialogue, targets: Sequence[Target]) -> Iterator[Issue]:

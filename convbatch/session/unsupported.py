@@ -1,4 +1,4 @@
-"""Settings and tools that a target cannot carry: all of them, of all targets and dialogues, named in one message.
+"""Settings that a target cannot carry, by themselves or beside tools: all of all targets and dialogues in one message.
 
 A protocol names one kind of refusal at a time (fields it does not have, values a model refuses, a schema outside the
 subset, a way of caching); here the rest is asked again without what was named.
@@ -22,7 +22,6 @@ from convbatch.protocols.wire import Ask, CannotCarry, encode_json
 UNSUPPORTED_HINT = (
     "remove the setting, list it in `unset` of the gateway or model, or ask this target in a separate run"
 )
-TOOLS_HINT = "change the declaration, or ask this target in a separate run"
 Tools = tuple[Mapping[str, Any], ...]
 _QUESTION = (Message(role="user", parts=(text_part("?"),)),)
 
@@ -35,10 +34,6 @@ def unsupported_setting(target: Target, settings: Settings) -> str | None:
 def _reasons(target: Target, settings: Settings, tools: Tools) -> Iterator[tuple[str, frozenset[str]]]:
     """Yield each reason with the settings that it names; the next one is found without them."""
     while (reason := _first_reason(target, settings, tools)) is not None:
-        if reason.startswith("tools:"):
-            yield reason, frozenset()
-            tools = ()
-            continue
         # A reason may also name a setting as the way out: without that one it stays the same.
         named = frozenset(
             name
@@ -84,8 +79,7 @@ class _Refusals:
         reasons = list(_reasons(target, rest, tools))
         if reasons:
             limit = "; ".join(reason for reason, _ in reasons)
-            hint = TOOLS_HINT if limit.startswith("tools:") else UNSUPPORTED_HINT
-            self.problems.append(Problem(what=f"{where}{target.name}: {limit}", hint=hint))
+            self.problems.append(Problem(what=f"{where}{target.name}: {limit}", hint=UNSUPPORTED_HINT))
             named |= {_valued(rest, name) for _, names in reasons for name in names}
         return bool(reasons)
 

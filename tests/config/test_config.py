@@ -356,6 +356,7 @@ WRONG: list[tuple[str, str, int, str]] = [
      "unknown setting 'temprature' in unset\n  hint: did you mean 'temperature'? known: cache, extra, include"),
     ("unset for a model", '[gateways.openai.models."o*"]\nunset = "seed"\n', 2, "unset must be a list of settings"),
     ("no CA file", '[gateways.google]\nca_file = "nowhere.pem"\n', 2, "ca_file cannot be read"),
+    ("CA file of no user", '[gateways.google]\nca_file = "~nobody9/ca.pem"\n', 2, "ca_file cannot be read"),
     ("own header", '[gateways.google]\nheaders = { Host = "h" }\n', 2, "the header Host is set by convbatch"),
     ("header name", '[gateways.google]\nheaders = { "a b" = "h" }\n', 2, "not a header name"),
     ("header split", '[gateways.google]\nheaders = { A = "h\\r\\nB: c" }\n', 2, "headers.A must be a text"),
