@@ -13,11 +13,11 @@ from convbatch.config.gateways import Target
 from convbatch.dialogue import HistoryMode, Message, Part, Settings, ToolResult, Turn, scripted_messages, text_part
 from convbatch.engine.media_tokens import most_media_tokens
 from convbatch.engine.plan import Conversation, TokenBound, TurnKeys, max_output_bound
-from convbatch.engine.tool_script import NoResult, ToolScript
+from convbatch.engine.tool_script import NoResult, ToolScript, is_order_dependent
 from convbatch.media import type_of_path
 from convbatch.protocols.replay import WITHOUT_SIGNATURES
 from convbatch.protocols.wire import Ask
-from convbatch.reply import NO_USAGE, RESULT_KINDS, Attempt, Reply, Status, Usage, is_open
+from convbatch.reply import NO_USAGE, RESULT_KINDS, Attempt, Reply, Status, Usage, is_open, status_of
 
 
 class PastTurn(Protocol):
@@ -96,6 +96,7 @@ class ConversationState:
         """Number of the step that is asked next in the current turn."""
         self._step_messages: list[Message] = []
         self._tool_script = ToolScript(conversation.dialogue)
+        self._is_order_dependent = is_order_dependent(conversation.dialogue, history)
         self._bound_of_turn: TokenBound | None = None
         self._token_bound = TokenBound(conversation.dialogue)
         self._history_mode: HistoryMode = history
@@ -147,6 +148,27 @@ class ConversationState:
         for reply in replies:
             if self._go_on(reply) is not None:
                 return
+
+    def take_over(self, replies: Sequence[Reply]) -> TurnEnd | None:
+        """Add the replies that another run received to the current turn, step by step.
+
+        Returns:
+            How the turn ends; None, with nothing changed, if here it would not end with exactly the last of them, or
+            would not give its calls the same results for certain.
+        """
+        if any(reply.tool_calls for reply in replies) and self._is_order_dependent:
+            return None
+        begun = self.step, self.measured, self._step_messages
+        counted = self._bound_of_turn, self._token_bound, self._tool_script
+        self._tool_script, self._token_bound = copy.copy(self._tool_script), copy.copy(self._token_bound)
+        self._step_messages = self._step_messages.copy()
+        *steps, last = (TurnEnd(status=status_of(reply), reply=reply) for reply in replies)
+        goes_on = all(self.end_of_step(end) is None for end in steps)
+        end = self.end_of_step(last) if goes_on else None
+        if end is None:
+            self.step, self.measured, self._step_messages = begun
+            self._bound_of_turn, self._token_bound, self._tool_script = counted
+        return end
 
     def end_of_step(self, end: TurnEnd | None) -> TurnEnd | None:
         """Return how the turn ends with a step; None if it goes on with a request that has the results of its calls."""
@@ -262,10 +284,11 @@ class ConversationState:
             ident |= {} if about.repairs is None else {"repairs": about.repairs}
         return ident
 
-    def ident_of_attempt(self, number: int, key: str, attempt: int) -> dict[str, Any]:
-        """Return the fields that identify an attempt at the current step of a turn."""
+    def ident_of_attempt(self, number: int, key: str, attempt: int, *, step: int | None = None) -> dict[str, Any]:
+        """Return the fields that identify an attempt at a step of a turn, the current one unless told."""
+        step = step or self.step
         ident = {**self.ident(number), "key": key, "attempt": attempt, "role": self.role}
-        return ident if self.step == 1 else {**ident, "step": self.step}
+        return ident if step == 1 else {**ident, "step": step}
 
     def token_bounds(self, settings: Settings) -> dict[str, int]:
         """Return the most tokens of the next request, and of its reply if that is limited."""

@@ -324,22 +324,23 @@ class Runner:
         found = archive.turn_by_key(key, state.conversation.repeat)
         if found is None:
             return None
+        replies = [kept_reply(worker.client, kept) for kept in found.replied]
+        end = state.take_over(replies)
+        if end is None:
+            return None
         reused_from = str(found.kept.get("reused_from", name))
-        end: TurnEnd | None = None
-        for kept in found.replied:
+        for step, (kept, reply) in enumerate(zip(found.replied, replies, strict=True), 1):
             outcome = {
                 "kind": "outcome",
-                **state.ident_of_attempt(number, key, 0),
+                **state.ident_of_attempt(number, key, 0, step=step),
                 "class": "replied",
                 **{field: kept[field] for field in REUSED_FIELDS if field in kept},
                 "reused_from": reused_from,
             }
-            reply = kept_reply(worker.client, kept)
             if worker.target.gateway.thinking_tags is not None:
                 outcome["reply"] = reply_to_plain(reply)  # the other run may have read the same body with other tags
-            end = state.end_of_step(TurnEnd(status=status_of(reply), reply=reply))
-            records = self._closing_records(outcome, state, number, end, reused_from=reused_from)
-            await self._journal.commit(*records)
+            ends = end if step == len(replies) else None
+            await self._journal.commit(*self._closing_records(outcome, state, number, ends, reused_from=reused_from))
         return end
 
     async def _skip(self, worker: TargetWorker, state: ConversationState, number: int, key: str) -> TurnEnd:

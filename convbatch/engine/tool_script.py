@@ -8,12 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from convbatch.dialogue import Dialogue, ToolResult, media_from_plain
+from convbatch.dialogue import Dialogue, HistoryMode, ToolResult, media_from_plain
 from convbatch.tools import ToolCall, contains_arguments, is_conditional_result
 
 
 class NoResult(Exception):  # control flow: the turn ends
     """A call has no scripted result; the message says which, and why."""
+
+
+def is_order_dependent(dialogue: Dialogue, history: HistoryMode) -> bool:
+    """Whether the results of a turn's calls depend on calls in other turns that are no part of its question.
+
+    Such a turn with calls cannot be reused: its key does not tell which entries of a list its model was given.
+    """
+    has_lists = any(isinstance(results, list) for results in dialogue.tool_results.values())
+    return has_lists and history != "live" and len(dialogue.asked(history)) > 1
 
 
 class ToolScript:

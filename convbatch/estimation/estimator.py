@@ -30,7 +30,7 @@ from convbatch.dialogue import (
 )
 from convbatch.engine.media_tokens import media_in, usual_media_tokens
 from convbatch.engine.plan import TokenBound, TurnKeys, max_output_bound, replies_at_once, texts_of_calls
-from convbatch.engine.tool_script import ToolScript
+from convbatch.engine.tool_script import ToolScript, is_order_dependent
 from convbatch.pricing import MILLION, Period, PriceTable, exact
 from convbatch.reply import Reply
 
@@ -374,6 +374,8 @@ class ReusedReply:
     """The reply as a message of the history."""
     ends: bool
     """Whether a live dialogue ends after it."""
+    has_calls: bool
+    """Whether any of its steps calls a tool."""
     steps: tuple[Reply, ...] = ()
     """The replies before it, whose calls were answered from the script."""
 
@@ -487,7 +489,11 @@ class _EstimateWalk:
     def _reused(self, settings: Settings) -> ReusedReply | None:
         if self._keys is None or self._estimator.reusable is None:
             return None
-        return self._estimator.reusable(self._keys.key(settings), self._repeat)
+        found = self._estimator.reusable(self._keys.key(settings), self._repeat)
+        is_uncertain = (
+            found is not None and found.has_calls and is_order_dependent(self._dialogue, self._estimator.history)
+        )
+        return None if is_uncertain else found
 
     def _ask(self, number: int, turn: Turn, settings: Settings) -> Estimate:
         reply = self._estimator.profile.reply_to(number, turn)

@@ -274,6 +274,7 @@ def _reuse_lookup(archive: Archive, target: Target) -> ReuseLookup:
         return ReusedReply(
             message=Message(role="assistant", parts=(text_part(reply.text or ""),), raw=reply.raw_turn),
             ends=status_of(reply) != "ok" or reply.finish_reason == "tool_call",
+            has_calls=any(one.tool_calls for one in (*steps, reply)),
             steps=tuple(steps),
         )
 

@@ -24,7 +24,7 @@ from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.reporting.section import Section
 from convbatch.results.columns import Column, Row
 from convbatch.results.parquet import Rows
-from convbatch.results.wire_notes import is_history_cut
+from convbatch.results.wire_notes import is_history_cut, join_notes
 
 if TYPE_CHECKING:
     from convbatch.results.run import Run
@@ -170,8 +170,7 @@ def _collect_replies(run: Run, sides: Mapping[str, Mapping[_GatewayKey, GatewayR
                 side = sides[target.model][_gateway_key(target)]
                 for repeat in range(1, run.manifest.repeats + 1):
                     turns = archive.transcript(index, target.name, repeat).turns
-                    # A reply of several steps has the counts of several requests.
-                    kept = [(n, past) for n, past in turns.items() if past.kept is not None and not past.steps]
+                    kept = [(n, past) for n, past in turns.items() if past.kept is not None]
                     reused += sum(past.reused_from is not None for _, past in kept)
                     side.replies += [
                         asked.audited_reply(past, number, repeat, (run.name, index, number))
@@ -194,12 +193,12 @@ class _DialogueRequests:
         self._questions: dict[int, tuple[bytes, Settings]] = {}
 
     def audited_reply(self, past: TurnHistory, number: int, repeat: int, series: tuple[str, int, int]) -> AuditedReply:
-        """Return the reply of a turn that counts."""
+        """Return the reply of a turn that counts; of several steps, without what belongs to one of their requests."""
         kept: Mapping[str, Any] = past.kept or {}
         reply = kept["reply"]
         question, settings = self._question(number)
         intent = next((one for one in past.intents if one["attempt"] == kept["attempt"]), {})
-        text = reply.get("text")
+        text = reply.get("text") if not past.steps else None
         return AuditedReply(
             place=f"{self._dialogue.id} turn {number}",
             question=question,
@@ -208,11 +207,11 @@ class _DialogueRequests:
             repeat=repeat,
             version=reply.get("model_version"),
             response_id=reply.get("response_id"),
-            usage=reply.get("usage", {}),
-            max_output_tokens=intent.get("max_output_tokens"),
+            usage=reply.get("usage", {}) if not past.steps else {},
+            max_output_tokens=intent.get("max_output_tokens") if not past.steps else None,
             temperature=settings.temperature,
             text=blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() if text else None,
-            is_history_cut=is_history_cut(kept.get("wire_note")),
+            is_history_cut=is_history_cut(join_notes(past.replied)),
         )
 
     def _is_fixed(self, number: int) -> bool:

@@ -11,8 +11,9 @@ from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from convbatch.results.rows import sum_known, to_datetime, to_float, to_json, waited_s, worst_status
+from convbatch.results.wire_notes import join_notes
 
-CONTRACT = 10
+CONTRACT = 11
 """Version of the columns below and of their values; a table file of another version is rebuilt."""
 
 Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timestamp[us, UTC]"]
@@ -129,8 +130,9 @@ TURNS: tuple[Column, ...] = (
     Column("request_id", "string", "of the last attempt; null when there was none", lambda t: t.last.get("request_id")),
     Column("http_status", "Int64", "of the last attempt; null when no response came",
         lambda t: t.last.get("http_status")),
-    Column("wire_note", "string", "what was odd about the last answer, which was read all the same; null when nothing "
-        "was", lambda t: t.last.get("wire_note"), is_long=True),
+    Column("wire_note", "string", "what was odd about the answers of the reply's steps, or the last answer, which were "
+        "read all the same; null when nothing was",
+        lambda t: join_notes(t.past.replied or [t.last]), is_long=True),
     Column("attempts", "Int64", "attempts of this turn over all sessions; 0 for a reused reply",
         lambda t: t.past.attempts),
     Column("possibly_paid", "Int64", "attempts that were sent but got no complete answer",

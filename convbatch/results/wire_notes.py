@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from convbatch.reply import HISTORY_CUT
+
+
+def join_notes(records: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the notes of several `outcome` records, each once; None without one."""
+    notes = dict.fromkeys(record["wire_note"] for record in records if record.get("wire_note") is not None)
+    return "; ".join(notes) or None
 
 
 def is_history_cut(note: str | None) -> bool:

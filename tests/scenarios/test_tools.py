@@ -171,6 +171,30 @@ def test_scripted_calls_are_history_and_the_steps_of_a_turn_are_not(
             assert "-3 degrees." in said
 
 
+def test_reuse_outside_live_asks_again_where_the_results_given_are_not_certain(
+    tmp_path: Path, simulator: Callable[[Provider], Server], convbatch: Command
+) -> None:
+    provider = Provider()
+    options: dict[str, Any] = {**configured(tmp_path, simulator(provider), ("gemini",)), "history": "script"}
+    users, oslo = ("call weather {}", "call clock {}"), 'call weather {"city": "Oslo"}'
+    first = [dialogue("a", oslo, users[0]), dialogue("b", "Hello", users[1]), dialogue("c", users[0])]
+    for one in first[:2]:
+        one["turns"][0] |= {"assistant": "Yes."}
+    del first[1]["tool_results"]["weather"]
+    cb.run(write(tmp_path, *first), out=tmp_path / "out", **options)
+    asked = len(provider.ledger.entries)
+    assert asked == 2 + 2 + 1 + 2 + 2
+    second = json.loads(json.dumps(first))
+    second[0]["turns"][0]["settings"] = {"temperature": 1}
+    data = write(tmp_path, *second)
+    dry = convbatch("run", "d.jsonl", "-m", "sim-good@at-gemini", "--history", "script", "--reuse", "out", "--dry-run")
+    assert "3 turns reused from out" in dry.out
+    run = cb.run(data, out=tmp_path / "again", reuse=tmp_path / "out", **options)
+    assert list(run.turns["reused_from"].isna()) == [True, True, False, False, False]
+    assert list(run.turns["steps"]) == [2, 2, 1, 2, 2]
+    assert len(provider.ledger.entries) == asked + 4
+
+
 @pytest.mark.slow
 def test_a_run_with_tools_killed_repeatedly_ends_like_an_undisturbed_run(
     tmp_path: Path, simulator: Callable[[Provider], Server], command: Command, start: Start

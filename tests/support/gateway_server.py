@@ -21,6 +21,7 @@ class Received:
     method: str
     path: str
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 @dataclass
@@ -55,8 +56,8 @@ def serve_gateway(answer: Callable[[Received], Answer]) -> Generator[GatewayServ
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
-            received = Received(self.command, self.path, dict(self.headers.items()))
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            received = Received(self.command, self.path, dict(self.headers.items()), body)
             gateway.requests.append(received)
             status, value = gateway.answer(received)
             content = value.encode() if isinstance(value, str) else json.dumps(value).encode()
