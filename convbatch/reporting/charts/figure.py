@@ -1,0 +1,28 @@
+"""A chart with its numbers as a table: what the charts of this package are, and what a page shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Cell: TypeAlias = str | int | float | None
+"""A value of a figure's table; None is unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A chart, and its numbers as a table."""
+
+    name: str
+    """Unique on a page: letters, digits, `-` and `_`."""
+    title: str
+    svg: str | None
+    """An `<svg>` element that can stand in a page as it is: its text is escaped; it has no style, script or link.
+
+    It takes the width of its box and the colour of its text. None: see `note`."""
+    columns: tuple[str, ...]
+    """Headings of the table, with units."""
+    rows: list[tuple[Cell, ...]]
+    """A row per line of the table; texts are whole where the chart shortens them."""
+    note: str | None = None
+    """One line: what the chart leaves out, or why there is none and how to get it."""
