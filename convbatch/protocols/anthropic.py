@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
-from convbatch.protocols.anthropic_stream import whole_message, with_block, with_delta, with_fields
+from convbatch.protocols.anthropic_stream import whole_message, with_block, with_delta, with_end, with_fields
 from convbatch.protocols.anthropic_tools import CALL_IDS, call_message, name_calls, result_message, results_first
 from convbatch.protocols.anthropic_turn import AnthropicTurn, blocks_of, sendable
 from convbatch.protocols.body_fields import (
@@ -591,9 +591,7 @@ def _with_event(state: Mapping[str, Any], value: Any, name: str) -> Mapping[str,
         case "content_block_delta":
             return with_delta(state, value.get("index"), value.get("delta"))
         case "message_delta":
-            fields = {key: item for key, item in value.items() if key not in ("type", "delta")}
-            message = with_fields(state.get("message") or {}, value.get("delta"))
-            return {**state, "message": with_fields(message, fields)}
+            return with_end(state, value)
         case "message_stop":
             return {**state, "done": True}
         case "message":

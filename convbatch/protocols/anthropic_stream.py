@@ -38,6 +38,16 @@ def _with_counts(old: Any, new: Mapping[str, Any]) -> dict[str, Any]:
     return counts
 
 
+def with_end(state: Mapping[str, Any], event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the state with the fields of a `message_delta`; its 0 of output counts if nothing was written."""
+    fields = {key: item for key, item in event.items() if key not in ("type", "delta")}
+    message = with_fields(with_fields(state.get("message") or {}, event.get("delta")), fields)
+    usage = fields.get("usage")
+    if isinstance(usage, dict) and usage.get("output_tokens") == 0 and not whole_message(state)["content"]:
+        message["usage"] = {**message["usage"], "output_tokens": 0}  # the start announces 1 for every reply
+    return {**state, "message": message}
+
+
 def with_block(state: Mapping[str, Any], index: Any, block: Any) -> Mapping[str, Any]:
     """Return the state with one more block."""
     if not isinstance(block, dict):

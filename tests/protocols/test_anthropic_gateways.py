@@ -265,6 +265,20 @@ def test_zeros_of_a_gateway_never_replace_counts(started: Any, ended: Any, known
 
 
 @each(
+    ("started", "ended", "output_tokens"),
+    [
+        ({"input_tokens": 19, "output_tokens": 1}, {"output_tokens": 0}, 0),
+        ({"input_tokens": 19, "output_tokens": 1}, {"output_tokens": None}, 1),
+        ({"input_tokens": 19, "output_tokens": 1}, {}, 1),
+        (None, {"output_tokens": 0}, 0),
+    ],
+)
+def test_a_stream_without_content_has_the_output_count_of_its_end(started: Any, ended: Any, output_tokens: int) -> None:
+    start = {**START, "message": {**MESSAGE, "usage": started}}
+    assert folded(stream(start, {**END, "usage": ended}, STOP)).usage.output_tokens == output_tokens
+
+
+@each(
     ("events", "kind", "text"),
     [
         ((START, BEGIN, DELTA), "stream_truncated", "Hi"),
