@@ -47,6 +47,12 @@ class SchemaSubset:
     recursion: str = "any"
     """Where a schema may contain itself: `any`, `optional` (below an optional property only) or `none`."""
     max_min_items: int | None = None
+    has_object_root: bool = False
+    """Whether the whole reply must be an object, said by `type` and not by `anyOf`."""
+    has_lone_references: bool = False
+    """Whether only keys with a `$` may stand beside `$ref`."""
+    enums: tuple[type, ...] | None = None
+    """Types of values in `enum`; None: any."""
 
 
 GEMINI = SchemaSubset(
@@ -57,6 +63,8 @@ GEMINI = SchemaSubset(
     | {"$id", "$defs", "$ref", "$anchor", "type", "format", "enum", "items", "prefixItems", "minItems", "maxItems"}
     | {"minimum", "maximum", "anyOf", "oneOf", "properties", "additionalProperties", "required", "propertyOrdering"},
     recursion="optional",
+    has_lone_references=True,
+    enums=(str, int, float),
 )
 OPENAI_STRICT = SchemaSubset(
     owner="OpenAI's strict mode",
@@ -64,6 +72,7 @@ OPENAI_STRICT = SchemaSubset(
     refused=_CONDITIONS | {"allOf", "oneOf"},
     is_closed=True,
     is_complete=True,
+    has_object_root=True,
 )
 ANTHROPIC = SchemaSubset(
     owner="Anthropic",
@@ -109,7 +118,7 @@ def _outside_of(schema: str, owner: str) -> tuple[str, ...]:
 
 def outside(schema: Any, subset: SchemaSubset) -> tuple[str, ...]:
     """Return what of a schema lies outside a subset, each as a keyword with its path from the root `#`."""
-    found: list[str] = []
+    found: list[str] = list(_other_root(schema)) if subset.has_object_root else []
     for path, part in subschemas(schema):
         found += _outside_of_one(path, part, subset)
     if subset.recursion != "any":
@@ -148,8 +157,26 @@ def _outside_of_one(path: str, schema: Mapping[str, Any], subset: SchemaSubset) 
             keyword == "minItems" and subset.max_min_items is not None and value not in range(subset.max_min_items + 1)
         ):
             yield f"minItems {value!r} at {path}"
+        elif keyword == "enum" and subset.enums is not None and isinstance(value, list):
+            yield from (f"{json.dumps(item)} in enum at {path}" for item in value if not _is_of(item, subset.enums))
+        elif subset.has_lone_references and "$ref" in schema and not keyword.startswith("$"):
+            yield f"{keyword} beside $ref at {path}"
     if _is_object(schema):
         yield from _open_object(path, schema, subset)
+
+
+def _other_root(schema: Any) -> Iterator[str]:
+    """Yield what keeps the outermost schema from being an object."""
+    root: Mapping[str, Any] = schema if isinstance(schema, dict) else {}
+    if root.get("type") != "object":
+        given = json.dumps(root["type"]) if "type" in root else "none"
+        yield f'a reply that need not be an object ("type": "object" is needed, found {given}) at #'
+    if "anyOf" in root:
+        yield "anyOf at #"
+
+
+def _is_of(value: Any, types: tuple[type, ...]) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool)
 
 
 def _open_object(path: str, schema: Mapping[str, Any], subset: SchemaSubset) -> Iterator[str]:

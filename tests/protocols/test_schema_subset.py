@@ -27,6 +27,7 @@ def closed(**properties: Any) -> dict[str, Any]:
 TEXT = {"type": "string"}
 TREE = {"$defs": {"node": closed(kids={"type": "array", "items": {"$ref": "#/$defs/node"}})}, "$ref": "#/$defs/node"}
 LIST = {"type": "object", "properties": {"next": {"$ref": "#"}}}
+NO_OBJECT = 'a reply that need not be an object ("type": "object" is needed, found '
 
 
 @each(
@@ -39,7 +40,17 @@ LIST = {"type": "object", "properties": {"next": {"$ref": "#"}}}
         (GEMINI, {**LIST, "required": ["next"]}, ["$ref '#' at #/properties/next: a schema that contains itself"]),
         (GEMINI, TREE, ["$ref '#/$defs/node' at #/$defs/node/properties/kids/items: a schema that contains itself"]),
         (OPENAI_STRICT, closed(a=TEXT, b={"type": ["string", "null"]}), []),
-        (OPENAI_STRICT, TREE, []),
+        (
+            GEMINI,
+            closed(a={"$ref": "#/$defs/b", "description": "x"}) | {"$defs": {"b": TEXT}},
+            ["description beside $ref at #/properties/a"],
+        ),
+        (GEMINI, {"enum": ["a", 1, None, True]}, ["null in enum at #", "true in enum at #"]),
+        (OPENAI_STRICT, {**TREE, **TREE["$defs"]["node"]}, []),
+        (OPENAI_STRICT, TREE, [f"{NO_OBJECT}none) at #"]),
+        (OPENAI_STRICT, {"type": "array", "items": TEXT}, [f'{NO_OBJECT}"array") at #']),
+        (OPENAI_STRICT, {**closed(), "type": ["object", "null"]}, [f'{NO_OBJECT}["object", "null"]) at #']),
+        (OPENAI_STRICT, {"anyOf": [closed(a=TEXT)]}, [f"{NO_OBJECT}none) at #", "anyOf at #"]),
         (
             OPENAI_STRICT,
             {"type": "object", "properties": {"a": TEXT, "b": TEXT}, "required": ["b"]},
