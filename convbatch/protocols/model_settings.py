@@ -153,11 +153,12 @@ def _takes_budget(family: ModelSettings, budget: int) -> bool:
 
 def _budgets(family: ModelSettings, model: str) -> str:
     words = {0: "0 = off", -1: "-1 = the model decides"}
-    special = "".join(f", {words[value]}" for value in family.special_budgets)
+    special = [words[value] for value in family.special_budgets]
     if not family.budget:
-        instead = f", use reasoning_effort: {', '.join(family.efforts)}" if family.efforts else ""
-        return f"{model} does not take it{instead}{special}"
-    return f"{model} takes {family.budget[0]} to {family.budget[1]}{special}"
+        taken = f"takes only {', '.join(special)}" if special else "does not take it"
+        instead = f"; use reasoning_effort: {', '.join(family.efforts)}" if family.efforts else ""
+        return f"{model} {taken}{instead}"
+    return f"{model} takes {', '.join([f'{family.budget[0]} to {family.budget[1]}', *special])}"
 
 
 def _sampling_refusals(family: ModelSettings, model: str, settings: Settings) -> Iterator[str]:
