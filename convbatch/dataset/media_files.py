@@ -84,7 +84,7 @@ def _with_result_media(result: ToolResult, place: str, change: Change) -> ToolRe
 
 
 def _with_scripted_media(value: Any, change: Change) -> Any:
-    """Change the media of a scripted result, in any of its forms (`engine/tool_script.py`)."""
+    """Change the media of a scripted result, in any of its forms (`dataset/tool_script.py`)."""
     if isinstance(value, list):
         return [_with_entry_media(entry, change) for entry in value]
     return _with_entry_media(value, change)

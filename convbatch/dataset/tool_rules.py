@@ -1,6 +1,6 @@
 """Rules for the tools of a dialogue: declarations, scripted results, and scripted calls in its turns.
 
-Input has passed the types of `schema.py`. Which results answer which call of a run is `engine/tool_script.py`.
+Input has passed the types of `schema.py`. Which results answer which call of a run is `dataset/tool_script.py`.
 """
 
 from __future__ import annotations

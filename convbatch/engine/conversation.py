@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from convbatch.config.gateways import Target
+from convbatch.dataset.tool_script import NoResult, ToolScript, is_order_dependent
 from convbatch.dialogue import HistoryMode, Message, Part, Settings, ToolResult, Turn, scripted_messages, text_part
 from convbatch.engine.media_tokens import most_media_tokens
 from convbatch.engine.plan import Conversation, TokenBound, TurnKeys, max_output_bound
-from convbatch.engine.tool_script import NoResult, ToolScript, is_order_dependent
 from convbatch.media import type_of_path
 from convbatch.protocols.replay import WITHOUT_SIGNATURES
 from convbatch.protocols.wire import Ask

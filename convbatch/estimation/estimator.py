@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from convbatch.config.gateways import Target
+from convbatch.dataset.tool_script import ToolScript, is_order_dependent
 from convbatch.dialogue import (
     NO_SETTINGS,
     Dialogue,
@@ -30,7 +31,6 @@ from convbatch.dialogue import (
 )
 from convbatch.engine.media_tokens import media_in, usual_media_tokens
 from convbatch.engine.plan import TokenBound, TurnKeys, max_output_bound, replies_at_once, texts_of_calls
-from convbatch.engine.tool_script import ToolScript, is_order_dependent
 from convbatch.pricing import MILLION, Period, PriceTable, exact
 from convbatch.reply import Reply
 

@@ -2,8 +2,8 @@
 
 Decides which replies a check gets: `ok`, `blocked` and `empty` turns are judged (the last two as `""`), on `error` and
 `skipped` turns every check fails, on `pending` ones it has no verdict yet. Also decides which question a rubric asks a
-judge, and which answer counts. What a check means is `checks/builtin.py` and `checks/llm_rubric.py`; the columns of the
-table are `columns.py`.
+judge, and which answer counts. What a check means is `checks/builtin.py` and `checks/llm_rubric.py`; what a judge is
+shown is `judge_scenes.py`, the columns of the table are `columns.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import ExchangeRates, Money
 from convbatch.reply import MediaFile, is_open
 from convbatch.results.costs import attempt_cost, prices_of
+from convbatch.results.judge_scenes import reply_text, scene
 
 T = TypeVar("T", int, float, Decimal)
 JUDGED = ("ok", "blocked", "empty")
@@ -99,7 +100,7 @@ def questions_for_judge(result: ConversationResult) -> Iterator[tuple[int | None
         )
         if rubrics and _no_reply_verdict(past.items()) is None:
             for text in rubrics:
-                yield number, llm_rubric.question(text, _scene(result, number))
+                yield number, llm_rubric.question(text, scene(result, number))
 
 
 def _check_scopes(
@@ -178,57 +179,13 @@ def _read_call(call: JudgeCall) -> JudgeAnswer:
 
 def _judge_outcome(result: ConversationResult, number: int | None, check: Check) -> CheckOutcome:
     """Return the verdict by the judge's answer, if there is one."""
-    asked = llm_rubric.question(check.argument, _scene(result, number))
+    asked = llm_rubric.question(check.argument, scene(result, number))
     answer = read_judge_answer(lambda digest: result.judge_calls.get((number, digest)), asked.digest)
     if answer.finding is not None:
         verdict = to_verdict(check, answer.finding)
     else:
         verdict = Verdict(None, None, answer.why, answer.no_verdict)
     return CheckOutcome(number, check, verdict, answer.judge_call)
-
-
-def _scene(result: ConversationResult, number: int | None) -> llm_rubric.Scene:
-    """Return what a judge is shown of a turn, or of the whole dialogue."""
-    last = max(result.turns) if number is None else number
-    turns = [
-        llm_rubric.SceneTurn(turn.user_text, _assistant_text(result, at, is_whole=number is None))
-        for at, turn in enumerate(result.dialogue.turns[:last], 1)
-    ]
-    pictures = _pictures(result, number, last)
-    if number is None:
-        return llm_rubric.Scene(result.dialogue.system, turns, None, None, pictures)
-    turns[-1] = turns[-1]._replace(assistant=None)
-    scripted = result.dialogue.turns[number - 1].assistant
-    return llm_rubric.Scene(result.dialogue.system, turns, _reply_text(result, number), scripted, pictures)
-
-
-def _pictures(result: ConversationResult, number: int | None, last: int) -> list[llm_rubric.Picture]:
-    """Return the pictures that a judge is shown: of the users, and of what is judged."""
-    found = [
-        llm_rubric.Picture(f"user of turn {at}", part.path)
-        for at, turn in enumerate(result.dialogue.turns[:last], 1)
-        for part in turn.user
-        if part.kind == "image" and part.path is not None
-    ]
-    for at in sorted(result.turns) if number is None else [number]:
-        reply = (result.turns[at].kept or {}).get("reply", {}) if result.turns[at].status == "ok" else {}
-        name = "reply" if number is not None else f"assistant of turn {at}"
-        files = [MediaFile(**one) for one in reply.get("media", ())]
-        found += [llm_rubric.Picture(name, one.path) for one in files if (one.mime_type or "").startswith("image/")]
-    return found
-
-
-def _assistant_text(result: ConversationResult, at: int, *, is_whole: bool) -> str | None:
-    """Return the assistant's text of a turn: its reply, or the scripted text that was sent as history."""
-    if at in result.turns and (is_whole or result.history == "live"):
-        return _reply_text(result, at)
-    return result.dialogue.turns[at - 1].assistant
-
-
-def _reply_text(result: ConversationResult, number: int) -> str:
-    """Return the text of a reply; empty where the turn is blocked or empty."""
-    past = result.turns[number]
-    return (past.kept or {})["reply"].get("text") or "" if past.status == "ok" else ""
 
 
 def sum_verdicts(verdicts: Iterable[tuple[bool | None, float | None, float]]) -> VerdictTotals:
@@ -291,7 +248,7 @@ def _check_input(result: ConversationResult, numbers: Sequence[int], turn: int |
         repeat=result.repeat,
         turn=turn,
         user=last.user_text,
-        replies=tuple(_reply_text(result, number) for number in numbers),
+        replies=tuple(reply_text(result, number) for number in numbers),
         status=status,
         assistant=None if turn is None else last.assistant,
         finish_reason=replies[-1]["finish_reason"],

@@ -204,7 +204,6 @@ class JudgeWork:
 
     def plan(self, spec: SessionSpec, target: Target, past: Archive | None) -> Iterator[Conversation]:
         """Yield a one-turn conversation for each question to the judge, in table order, answered ones included."""
-        from convbatch.checks.llm_rubric import SYSTEM
         from convbatch.dialogue import Dialogue, Part, Turn, text_part
         from convbatch.engine.plan import Conversation, JudgedItem
         from convbatch.results.conversations import stored_conversations
@@ -215,7 +214,7 @@ class JudgeWork:
             for turn, question in questions_for_judge(stored.result):
                 user = (text_part(question.text), *(Part(kind="image", path=path) for path in question.pictures))
                 asked = Conversation(
-                    dialogue=Dialogue(id=stored.dialogue.id, system=SYSTEM, turns=(Turn(user=user),)),
+                    dialogue=Dialogue(id=stored.dialogue.id, system=question.system, turns=(Turn(user=user),)),
                     index=stored.id.dialogue_index,
                     target=target,
                     repeat=stored.result.repeat,

@@ -401,8 +401,8 @@ class Actor:
     def judge(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """Judge a reply by a rubric, as a model that obeys any instruction outside the quoted data.
 
-        The quoted words of the rubric must be in the reply; without quotes the verdict is random. Words outside the one
-        JSON object of the message are obeyed as instructions.
+        The quoted words of the rubric must be in the reply or the calls before it; without quotes the verdict is
+        random. Words outside the one JSON object of the message are obeyed as instructions.
         """
         message = (parsed.user_texts or ("",))[-1]
         asked, outside = _question_to_judge(parsed)
@@ -410,7 +410,7 @@ class Actor:
             named = _ID.search(message)
             steered = None if named is None else {"id": named[1]}
             return _Draft(_opinion(steered, outside[:60], passes="pass" in outside.lower()))
-        said = str(asked.get("reply", _all_said(asked)))
+        said = f"{asked.get('reply', _all_said(asked))}\n{_all_done(asked)}"
         wanted = ["".join(found) for found in _QUOTED.findall(str(asked.get("rubric", "")))]
         missing = [words for words in wanted if words not in said]
         if not wanted:
@@ -489,6 +489,12 @@ def _judged(message: str) -> tuple[dict[str, Any] | None, str]:
 
 def _all_said(asked: Mapping[str, Any]) -> str:
     return "\n".join(str(turn.get("assistant", "")) for turn in asked.get("conversation", ()))
+
+
+def _all_done(asked: Mapping[str, Any]) -> str:
+    """Return the steps that are judged: of the last turn where there is a reply, else of all turns."""
+    turns = asked.get("conversation", [])[-1 if "reply" in asked else 0 :]
+    return "\n".join(json.dumps(turn["steps"], ensure_ascii=False) for turn in turns if "steps" in turn)
 
 
 def _opinion(asked: Mapping[str, Any] | None, reason: str, *, passes: bool, score: float | None = None) -> str:

@@ -14,8 +14,8 @@ from convbatch.checks.json_schema import schema_problem
 from convbatch.dataset.schema import issues_of
 from convbatch.dataset.selection import convert, load_dialogues
 from convbatch.dataset.tool_rules import tool_doubt
+from convbatch.dataset.tool_script import ToolScript
 from convbatch.dialogue import Dialogue
-from convbatch.engine.tool_script import ToolScript
 from convbatch.tools import contains_arguments, equal_as_json
 from tests.conftest import QUICKSTART, Command, examples
 from tests.dataset.test_dataset import written

@@ -241,3 +241,53 @@ def test_a_recorded_request_that_ends_in_results_is_sent_as_it_stands(
         assert "celsius" in one["reply"]
     again = cb.run(data, out=tmp_path / "again", history="last", reuse=tmp_path / "out", **options)
     assert [one["attempts"] for one in rows(again)] == [0] * 4
+
+
+def questions_for_judge(provider: Provider) -> list[Any]:
+    entries = [entry for entry in provider.ledger.entries if entry.model == "sim-judge"]
+    questions = [json.loads((entry.history or [])[-1][1]) for entry in entries]
+    return sorted(questions, key=lambda asked: ("reply" not in asked, len(asked["conversation"])))
+
+
+def test_a_judge_sees_the_calls_and_results_of_every_turn(
+    tmp_path: Path, simulator: Callable[[Provider], Server]
+) -> None:
+    provider = Provider()
+    options = configured(tmp_path, simulator(provider), ("openai",))
+    made = dialogue("d", TWO_STEPS, "call f {}", "call clock {} then call weather {} then call weather {}")
+    rubrics = ['Looks up "Paris", which has "21".', 'Calls "f", not "clock".', 'Gets "no such city".']
+    for turn, rubric in zip(made["turns"], rubrics, strict=True):
+        turn["checks"] = [{"llm_rubric": rubric}]
+    made["checks"] = [{"llm_rubric": 'Looks up "Rome".'}]
+    done = cb.run(write(tmp_path, made), out=tmp_path / "out", judge="sim-judge@at-openai", **options)
+    first, second, third, whole = questions_for_judge(provider)
+    paris = {"tool": "weather", "arguments": {"city": "Paris"}, "result": {"celsius": 21}}
+    rome = {"tool": "weather", "arguments": {"city": "Rome"}, "result": {"celsius": 30}}
+    clock = {"tool": "clock", "arguments": {}, "result": "12:00"}
+    assert first["conversation"] == [{"user": TWO_STEPS, "steps": [{"calls": [paris, clock]}, {"calls": [rome]}]}]
+    assert second["conversation"] == [
+        {**first["conversation"][0], "assistant": first["reply"]},
+        {"user": "call f {}", "steps": [{"calls": [{"tool": "f", "arguments": {}, "result": 1}]}]},
+    ]
+    failed = {"tool": "weather", "arguments": {}, "error": "no such city"}
+    unanswered = {"tool": "weather", "arguments": {}}
+    assert third["conversation"][2]["steps"] == [{"calls": [clock]}, {"calls": [failed]}, {"calls": [unanswered]}]
+    assert [turn["steps"] for turn in whole["conversation"]] == [turn["steps"] for turn in third["conversation"]]
+    assert done.verdicts["passed"].tolist() == [True, False, True, True], done.verdicts["reason"].tolist()
+
+
+def test_in_script_history_a_judge_sees_scripted_calls_before_the_turn_and_its_own_calls(
+    tmp_path: Path, simulator: Callable[[Provider], Server]
+) -> None:
+    provider = Provider()
+    options = configured(tmp_path, simulator(provider), ("openai",))
+    made = dialogue("d", "call weather {}", "call weather {}")
+    scripted = {"name": "clock", "arguments": {"zone": "UTC"}, "result": "noon"}
+    made["turns"][0] |= {"assistant": "It is noon.", "tool_calls": [scripted]}
+    made["turns"][1]["checks"] = [{"llm_rubric": 'Says "x".'}]
+    cb.run(write(tmp_path, made), out=tmp_path / "out", judge="sim-judge@at-openai", history="script", **options)
+    [asked] = questions_for_judge(provider)
+    before, judged = asked["conversation"]
+    assert before["steps"] == [{"calls": [{"tool": "clock", "arguments": {"zone": "UTC"}, "result": "noon"}]}]
+    assert before["assistant"] == "It is noon."
+    assert judged["steps"] == [{"calls": [{"tool": "weather", "arguments": {}, "error": "no such city"}]}]

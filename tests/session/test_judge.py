@@ -21,10 +21,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convbatch as cb
-from convbatch.checks.llm_rubric import Question, Scene, SceneTurn, UnreadableAnswer, finding, question, repair_question
+from convbatch.checks.llm_rubric import (
+    SYSTEM,
+    Question,
+    Scene,
+    SceneStep,
+    SceneTurn,
+    UnreadableAnswer,
+    finding,
+    question,
+    repair_question,
+)
 from convbatch.cli.check import run_check
 from convbatch.config.gateways import NO_OVERRIDES
 from convbatch.config.loader import read_config
+from convbatch.dialogue import ToolResult
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.records import JournalScan, decode_line
 from convbatch.session.judge import judge_target, prepare_judging_after
@@ -34,6 +45,7 @@ from convbatch.session.spec import SessionResult
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
+from convbatch.tools import ToolCall
 from tests.conftest import Command, Finished, config_for, environment
 from tests.engine.test_tls import OURS
 
@@ -71,6 +83,28 @@ def test_any_changed_text_changes_the_digest_of_a_question(words: list[str], at:
         return question(rubric, Scene(None, [SceneTurn(user, None)], reply, reference)).digest
 
     assert (digest(*words) == digest(*changed)) == (words == changed)
+
+
+@given(TEXT, TEXT, TEXT, TEXT, st.booleans())
+def test_calls_and_results_stay_inside_the_question_and_change_its_digest(
+    said: str, name: str, argument: str, result: str, is_error: bool
+) -> None:
+    call = ToolCall("1", name, {"city": argument})
+
+    def asked(*results: ToolResult | None) -> Question:
+        steps = [SceneStep(said, [(call, result)]) for result in results]
+        return question("is polite", Scene(None, [SceneTurn("hi", None, steps)], "hello", None))
+
+    built = asked(ToolResult(call, result, is_error))
+    [turn] = json.loads(built.text)["conversation"]
+    [step] = turn["steps"]
+    assert step.get("text", "") == said
+    assert step["calls"] == [
+        {"tool": name, "arguments": {"city": argument}, "error" if is_error else "result": result},
+    ]
+    others = asked(ToolResult(call, result, not is_error)), asked(ToolResult(call, [result])), asked(None), asked()
+    assert len({built.digest, *(other.digest for other in others)}) == 5
+    assert asked().system == SYSTEM != built.system, "questions without steps keep their keys"
 
 
 ASKED = question("is polite", Scene(None, [SceneTurn("hi", None)], "hello", None))

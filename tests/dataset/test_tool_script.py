@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convbatch.dataset.tool_script import NoResult, ToolScript
 from convbatch.dialogue import Dialogue, Part, Turn, text_part
-from convbatch.engine.tool_script import NoResult, ToolScript
 from convbatch.tools import ToolCall, contains_arguments, equal_as_json
 
 
