@@ -7,6 +7,7 @@ flight share one copy of it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import re
@@ -54,14 +55,18 @@ class MediaStore:
         self._marked = re.compile(f"{self._mark}({STORED.pattern}){self._mark}".encode())
 
     def keep(self, content: bytes, mime_type: str | None) -> MediaFile:
-        """Write a content of a reply durably, if it is not there; raises OSError."""
+        """Name a content of a reply, and write it durably if it is not there.
+
+        The name is the same whether or not it can be written: the next session that reads the reply again writes it.
+        """
         named = None if mime_type is None else type_named(mime_type)
         found = media_type_of(content[:HEAD_BYTES], kind=None if named is None else named.kind)
         if found is None or (found.mime_type == "text/plain" and named is not None):
             found = named
         path = f"media/{hashlib.sha256(content).hexdigest()}.{'bin' if found is None else found.extension}"
         if not (self._folder / path).exists():
-            _write_durably(self._folder / path, content, self._disk)
+            with contextlib.suppress(OSError):
+                _write_durably(self._folder / path, content, self._disk)
         width, height = pixel_size(content) or (None, None)
         return MediaFile(path, None if found is None else found.mime_type, width, height)
 
@@ -116,7 +121,17 @@ def _write_durably(path: Path, content: bytes, disk: Disk) -> None:
     if is_new:
         disk.sync_folder(path.parent.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    fd = disk.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+    try:
+        _write(draft, content, disk)
+        disk.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    disk.sync_folder(path.parent)
+
+
+def _write(path: Path, content: bytes, disk: Disk) -> None:
+    fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
     try:
         rest = memoryview(content)
         while rest:
@@ -124,8 +139,6 @@ def _write_durably(path: Path, content: bytes, disk: Disk) -> None:
         disk.sync(fd)
     finally:
         disk.close(fd)
-    disk.replace(draft, path)
-    disk.sync_folder(path.parent)
 
 
 def with_names(messages: Sequence[Message]) -> tuple[Message, ...]:
