@@ -48,7 +48,7 @@ from convbatch.protocols.reply_media import media_of_turn
 from convbatch.protocols.stated_limits import stated_limits
 from convbatch.protocols.wire import Ask, CannotCarry, MalformedReply, WireRequest, encode_json
 from convbatch.redaction import Redactor
-from convbatch.reply import Attempt, Failure, MediaFile, Reply, StatedLimits
+from convbatch.reply import Attempt, Failure, Reply, StatedLimits
 from convbatch.system import Clock
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -589,24 +589,22 @@ class Client:
         """Read a stored answer into a reply with its raw turn, or a failure; for rows and histories of the journal."""
         answer = self._read(status, {}, body)
         outcome = answer.outcome
-        if isinstance(outcome, Failure):
-            return outcome
-        return self._with_kept_media(self._without_keys(outcome, body)[0])
+        return outcome if isinstance(outcome, Failure) else self._without_keys(outcome, body)[0]
 
-    def _with_kept_media(self, reply: Reply) -> Reply:
-        """Keep the media of a reply as files; the body that is journaled has them all the same."""
-        if not reply.has_media or self._media is None:
-            return reply
-        kept: list[MediaFile] = []
-        with contextlib.suppress(OSError):  # the next session writes them from the body
-            kept = [self._media.keep(*media) for media in media_of_turn(reply.raw_turn)]
-        return reply._replace(media=tuple(kept))
+    def _as_configured(self, outcome: Reply | Failure) -> Reply | Failure:
+        """Return an outcome as its gateway is configured, with the media of the turn as it was received."""
+        configured = as_configured(outcome, self._protocol, self._endpoint)
+        if isinstance(outcome, Failure) or isinstance(configured, Failure) or self._media is None:
+            return configured
+        if not outcome.has_media:
+            return configured
+        return configured._replace(media=tuple(self._media.keep(*one) for one in media_of_turn(outcome.raw_turn)))
 
     def _read(
         self, status: int, headers: Mapping[str, str], body: bytes, *, is_cut: bool = False, streamed: bool = False
     ) -> Answer:
         answer = read_answer(self._protocol, status, headers, body, is_cut=is_cut, streamed=streamed)
-        return answer._replace(outcome=as_configured(answer.outcome, self._protocol, self._endpoint))
+        return answer._replace(outcome=self._as_configured(answer.outcome))
 
     def read_unread(self, status: int, stored: bytes) -> tuple[Answer, bytes]:
         """Read a stored answer, whose headers are gone, in which an earlier version found no reply.
@@ -775,10 +773,7 @@ class Client:
         read = functools.partial(self._read, response.status, headers, is_cut=is_cut, streamed=sent.watch is not None)
         folded = None if sent.watch is None else sent.watch.close()
         is_plain = body is response.body and response.status == 200 and not response.notes and not is_cut
-        if folded is not None and is_plain:
-            answer = with_own_notes(Answer(as_configured(folded, self._protocol, self._endpoint)))
-        else:
-            answer = read(body)
+        answer = read(body) if folded is None or not is_plain else with_own_notes(Answer(self._as_configured(folded)))
         if self._has_split_key(answer.outcome, body):
             body = without_split_keys(body, self._redactor)
             answer = read(body)
@@ -792,7 +787,6 @@ class Client:
         else:
             cls = "replied"
             outcome, joined = self._without_keys(outcome, body)
-            outcome = self._with_kept_media(outcome)
             left = left or joined
         attempt = self._attempt(outcome, cls, response, sent, body=body, left=left, note=note)
         stated = _stated_limits(response, attempt)

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import convbatch as cb
+from convbatch.cli.main import app
 from convbatch.dialogue import Message, Part
 from convbatch.errors import ConvbatchError, InputError, SetupError
 from convbatch.journal.media_store import MediaStore, SharedBody
+from convbatch.journal.records import decode_line, encode_line
 from convbatch.protocols import PROTOCOLS
 from convbatch.session.options import ResumeOptions
 from convbatch.session.prepare import prepare_resume
@@ -114,6 +117,43 @@ def test_a_picture_is_edited_over_three_turns_with_its_signatures(
     assert set(again["status"]) == {"ok"}
     assert again["reused_from"].notna().sum() == 6
     assert all((home / "again" / path).exists() for paths in files for path in paths)
+
+
+@pytest.mark.parametrize("key", ["", 'replay = "stored"'], ids=["whole history", "stored"])
+def test_every_process_that_reads_a_reply_names_the_same_files(home: Path, simulator: Simulator, key: str) -> None:
+    server = simulator(Provider())
+    config = home / "convbatch.toml"
+    config.write_text(f"{config_for(server.url, wires=('responses',))}\n{key}\n")
+    (home / "d.jsonl").write_text(json.dumps({"id": "d", "turns": [{"user": "draw a cat"}, {"user": "draw it red"}]}))
+
+    def media(name: str, **options: Any) -> list[str]:
+        made = cb.run(home / "d.jsonl", models=["sim-good@at-responses"], config=config, out=home / name, **options)
+        return made.turns["media"].tolist()
+
+    first = media("out")
+    assert len({path for cell in first for path in json.loads(cell)}) == 2
+    assert media("again", reuse=home / "out") == first
+    forget_replies(home / "out" / "journal" / "000001.jsonl")
+    shutil.rmtree(home / "out" / "media")
+    done = CliRunner().invoke(app, ["resume", str(home / "out"), "--no-progress"])
+    assert done.exit_code == 0, done.output
+    turns = cb.load(home / "out").turns
+    assert turns["wire_note"].str.contains("read again from the journal").all()
+    assert turns["media"].tolist() == first
+    assert all((home / "out" / path).exists() for cell in first for path in json.loads(cell))
+
+
+def forget_replies(journal: Path) -> None:
+    """Change a journal as if its version had found no reply in the answers."""
+    lines: list[bytes] = []
+    for line in journal.read_bytes().splitlines():
+        record = decode_line(line)
+        record.pop("crc")
+        if record["kind"] == "outcome":
+            del record["reply"]
+            record |= {"class": "ambiguous", "error": {"kind": "bad_response", "message": "no reply"}}
+        lines.append(encode_line(record.pop("seq"), record.pop("at"), record))
+    journal.write_bytes(b"".join(lines))
 
 
 def test_bodies_in_flight_share_the_content_and_the_cache_has_a_limit(tmp_path: Path) -> None:
