@@ -110,7 +110,7 @@ def _pictures(result: ConversationResult, number: int | None, last: int, steps: 
         for answer in (answer for step in of_turn for _, answer in step.calls if answer is not None):
             yield from _given(f"result of {answer.call.name} in turn {at}", answer.media)
     for at in sorted(result.turns) if number is None else [number]:
-        reply = (result.turns[at].kept or {}).get("reply", {}) if result.turns[at].status == "ok" else {}
+        reply = result.turns[at].reply if result.turns[at].status == "ok" else {}
         name = "reply" if number is not None else f"assistant of turn {at}"
         files = [MediaFile(**one) for one in reply.get("media", ())]
         yield from (Picture(name, one.path) for one in files if (one.mime_type or "").startswith("image/"))
