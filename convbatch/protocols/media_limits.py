@@ -144,6 +144,6 @@ def request_problem(protocol: str, sizes: Iterable[int]) -> str | None:
     if total <= most:
         return None
     return (
-        f"the media up to this turn are {total / MB:,.1f} MB in a request; "
+        f"the media up to this turn, results of tools included, are {total / MB:,.1f} MB in a request; "
         f"the {protocol} protocol takes at most {most / MB:,.0f} MB"
     )

@@ -416,9 +416,9 @@ def _dataset(
     from convbatch.session.progress import ReadingBar
 
     _refuse_occupied(options.folder)
-    media = refuse_media(checked.targets)
     with tempfile.TemporaryDirectory(prefix="convbatch-") as aside:
         copy = Path(aside) / "dataset.jsonl.gz"
+        media = refuse_media(checked.targets, checked.rules.history, Path(aside))
         with ReadingBar(enabled=options.progress) as bar:
             report = write_copy(
                 options.sources,
