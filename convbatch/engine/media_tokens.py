@@ -1,9 +1,9 @@
 """Tokens of media before a gateway has counted them: what to expect, and the most that they can be.
 
 Providers count pictures by their size in pixels, sound and video by their length, documents by their pages; none of
-that is known here but the bytes. Figures as of 2026-11-26: a picture is at most 48,169 tokens (OpenAI's mini models)
-and about 1,100 elsewhere; sound is 32 tokens a second, video about 300, a page of a PDF at most 3,300. No codec needs
-less than 8 bytes for a token of sound or video.
+that is known here but the bytes. The figures were not compared with a page: a picture is at most 48,169 tokens
+(OpenAI's mini models) and about 1,100 elsewhere; sound is 32 tokens a second, video about 300, a page of a PDF at most
+3,300. No codec needs less than 8 bytes for a token of sound or video.
 """
 
 from __future__ import annotations

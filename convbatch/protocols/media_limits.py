@@ -1,4 +1,4 @@
-"""Which media each wire takes in a message, and how large: data with its date, and the one rule over it.
+"""Which media each wire takes in a message, and how large: data with its sources, and the one rule over it.
 
 A gateway may take less than its provider. What a wire does not take is refused before the first request.
 """
@@ -32,10 +32,12 @@ class WireMedia:
     """Bytes of the whole request."""
 
 
-# Read 2026-11-26: https://ai.google.dev/gemini-api/docs/file-input-methods, .../image-understanding, .../audio,
-# .../video-understanding, .../document-processing;
-# https://platform.openai.com/docs/guides/images-vision, .../pdf-files,
-# .../audio; https://platform.claude.com/docs/en/build-with-claude/vision, .../pdf-support.
+# From the types of google-genai 3.6.1, openai 3.57.0 and anthropic 2.14.0, 2026-11-26: which wire takes which kind, in
+# results of tools too; Gemini's types of pictures and sound (m4a: only of its Interactions API), OpenAI's types of
+# sound, Anthropic's types of pictures. From https://ai.google.dev/gemini-api/docs/file-input-methods: 50 MB of a PDF.
+# Generally known: Gemini's 100 MB and Anthropic's 32 MB of a request. Not compared with any page: all other sizes
+# (OpenAI's 50 MB, Anthropic's 5 MB of a picture) and all other lists of types (video, texts as documents, OpenAI's
+# pictures).
 WIRE_MEDIA: Mapping[str, WireMedia] = {
     "gemini": WireMedia(
         types={
