@@ -306,7 +306,8 @@ def _print_closing_table(run: Run, totals: Sequence[TargetSummary]) -> None:
 
 
 def _failure_lines(run: Run) -> list[str]:
-    """Return why turns failed, the most frequent reasons first, each with the message of one of its turns."""
+    """Return why turns failed, the most frequent reasons first, each with a message and a hint."""
+    from convbatch.engine.suspension import way_out
     from convbatch.results.parquet import read_rows
 
     counts: Counter[tuple[str, str]] = Counter()
@@ -314,9 +315,13 @@ def _failure_lines(run: Run) -> list[str]:
     for status, target, kind, text in read_rows(run.turns_path, ("status", "target", "error_kind", "error_message")):
         if status == "error":
             counts[target, kind] += 1
-            messages.setdefault((target, kind), " ".join((text or "").split())[:160])
-    common = [(target, kind, count) for (target, kind), count in counts.most_common(REASONS_SHOWN)]
-    lines = [f"{target}: {count_of(n, 'turn')} failed, {kind}: {messages[target, kind]}" for target, kind, n in common]
+            messages.setdefault((target, kind), " ".join((text or "").split()))
+    lines: list[str] = []
+    for (target, kind), count in counts.most_common(REASONS_SHOWN):
+        message = messages[target, kind]
+        lines.append(f"{target}: {count_of(count, 'turn')} failed, {kind}: {message[:160]}")
+        if kind == "invalid_request" and (change := way_out(message)) is not None:
+            lines.append(f"  hint: {change}")
     return [*lines, f"see them all: {read_line('show', run.folder, '--failed')}"]
 
 

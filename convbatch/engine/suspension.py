@@ -48,7 +48,7 @@ def suspension(failure: Failure, http_status: int | None, address: Address | Non
         return _line(failure, "the gateway has no such path or no such model", remedy)
     if failure.kind in _REMEDY:
         return _line(failure, *_REMEDY[failure.kind])
-    remedy = _way_out(failure.message) or f"change what it names and {NEW_RUN}, or resume once it is accepted"
+    remedy = way_out(failure.message) or f"change what it names and {NEW_RUN}, or resume once it is accepted"
     return _line(failure, "the gateway refuses every request in the same way", remedy)
 
 
@@ -183,7 +183,7 @@ _ROLES = re.compile(
 )
 
 
-def _way_out(message: str) -> str | None:
+def way_out(message: str) -> str | None:
     """Return the change that avoids a refusal of a setting, a role or a replayed field; None if unknown."""
     for pattern, change in _WAYS_OUT:
         if pattern.search(message):

@@ -85,3 +85,14 @@ def test_a_model_that_exists_only_streamed_or_only_on_responses_names_the_way_ou
     assert set(why) == set(targets)
     assert all("use --stream, or set stream = true" in why[target] for target in targets[:2])
     assert 'protocol = "responses" (-g openai-responses' in why[targets[2]]
+
+
+def test_one_dialogue_is_enough_to_name_the_way_out(
+    tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_config(tmp_path, {"any": simulator(Provider())}, [("openai", "any")])
+    done = run(tmp_path, monkeypatch, "-m", "sim-streamed@openai-any")
+    assert done.exit_code == 3
+    said = " ".join(done.output.split())
+    assert "only supports stream mode" in said
+    assert "hint: it answers only streamed requests: use --stream, or set stream = true for this model" in said
