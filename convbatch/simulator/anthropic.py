@@ -42,6 +42,8 @@ from convbatch.simulator.wire import (
 _NO_SAMPLING_SINCE = "2026-10-21"
 _SAMPLING = ("temperature", "top_p", "top_k")
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_THINKING_TYPES = ("adaptive", "between_tools", "disabled", "enabled")
+_CAPABILITIES = ("batch", "citations", "code_execution", "image_input", "pdf_input", "structured_outputs")
 _LEAST_BUDGET = 1024
 _ANY_FIELDS = ("mcp_servers", "container", "context_management", "inference_geo", "speed", "diagnostics")
 _USER_BLOCKS = frozenset({"text", "image", "document", "tool_result", "search_result"})
@@ -120,7 +122,7 @@ def _output_config(value: object) -> str | None:
 def _thinking(value: object) -> str | None:
     plain = as_object(value) or {}
     kind = plain.get("type")
-    if kind not in ("enabled", "adaptive", "disabled", "between_tools"):
+    if kind not in _THINKING_TYPES:
         return "Input tag should be 'adaptive', 'between_tools', 'disabled' or 'enabled'"
     if kind == "enabled":
         budget = plain.get("budget_tokens")
@@ -329,12 +331,33 @@ class AnthropicWire:
             "id": model,
             "display_name": f"Simulated {model}",
             "created_at": "2026-11-21T00:00:00Z",
+            "lifecycle": "active",
             "max_input_tokens": 1_000_000,
             "max_tokens": 128_000,
+            "capabilities": _capabilities(thinks=model == "sim-think"),
         }
 
 
 ANTHROPIC = AnthropicWire()
+
+
+def _capabilities(*, thinks: bool) -> dict[str, Any]:
+    """Return what a model can do; every known capability is listed."""
+
+    def supported(*names: str, of: tuple[str, ...]) -> dict[str, Any]:
+        return {name: {"supported": name in names} for name in of}
+
+    plain = supported("image_input", "pdf_input", "structured_outputs", of=_CAPABILITIES)
+    efforts = supported(*(_EFFORTS if thinks else ()), of=_EFFORTS)
+    types = supported("disabled", *(("adaptive", "enabled") if thinks else ()), of=_THINKING_TYPES)
+    tools = supported(of=("code_execution", "web_search"))
+    return {
+        **plain,
+        "context_management": {"supported": False},
+        "effort": {"supported": thinks, **efforts},
+        "server_tools": {"supported": False, **tools},
+        "thinking": {"supported": thinks, "types": types},
+    }
 
 
 def _anthropics_words(message: str) -> str:

@@ -199,11 +199,21 @@ class SmallPages(Provider):
         return super().arrive(replace(head, query={**head.query, "limit": "3", "pageSize": "3"}), now)
 
 
-@pytest.mark.parametrize("wire", ["anthropic", "gemini"])
-def test_all_pages_of_a_list_are_read(
-    tmp_path: Path, simulator: Callable[[Provider], Server], convbatch: Command, wire: str
+@pytest.mark.parametrize(
+    ("wire", "takes"),
+    [
+        (
+            "anthropic",
+            "image_input, pdf_input, structured_outputs, effort (low, medium, high, xhigh, max), thinking (ada",
+        ),
+        ("gemini", "output 65,536 · generateContent, thinking"),
+    ],
+)
+def test_all_pages_of_a_list_are_read_with_what_each_model_takes(
+    tmp_path: Path, simulator: Callable[[Provider], Server], convbatch: Command, wire: str, takes: str
 ) -> None:
     server = simulator(SmallPages())
     (tmp_path / "convbatch.toml").write_text(config_for(server.url, wires=(wire,)))
-    done = convbatch("doctor", "-g", f"at-{wire}", **{CANARY_ENV: CANARY})
+    done = convbatch("doctor", "--models", "-g", f"at-{wire}", **{CANARY_ENV: CANARY})
     assert (done.code, f"at-{wire}: {len(SmallPages().actor.models)} models" in done.out) == (0, True)
+    assert takes in " ".join(done.out.split())

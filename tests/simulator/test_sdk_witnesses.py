@@ -416,8 +416,11 @@ def test_anthropic_sdk_is_refused_when_thinking_is_not_as_it_was(clients: Client
 
 
 def test_anthropic_sdk_lists_models_over_several_pages(clients: Clients) -> None:
-    names = [model.id for model in clients.anthropic().models.list(limit=3)]
+    models = {model.id: model for model in clients.anthropic().models.list(limit=3)}
+    thinking = {name: cast("Any", model.capabilities).thinking for name, model in models.items()}
 
+    assert [name for name, one in thinking.items() if one.supported and one.types.adaptive.supported] == ["sim-think"]
+    names = list(models)
     assert names[:2] == ["sim-good", "sim-drift"]
     assert len(names) == len(set(names)) == 13
 
