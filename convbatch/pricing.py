@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from convbatch.errors import SetupError
 from convbatch.reply import Usage
@@ -57,6 +57,18 @@ class TokenPrice:
     def ceiling(self, input_tokens: int) -> Decimal:
         """Return the highest price for a request with at most this many input tokens."""
         return max(self.base, *(price for above, price in self.steps if above < input_tokens), Decimal(0))
+
+
+class CostParts(NamedTuple):
+    """The cost of a reply by kind of token; the parts add up to it."""
+
+    input: Decimal
+    """Of input that was not cached, cache writes included."""
+    cached_input: Decimal
+    output: Decimal
+    """Without reasoning; with it, where its tokens are unknown."""
+    reasoning: Decimal | None
+    """None: unknown, part of `output`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +129,19 @@ class Period:
         paid = sum((tokens * rate.at(given) for tokens, rate in parts if rate is not None), Decimal(0))
         return (given * self.input.at(given) - paid) / MILLION
 
+    def cost_parts(self, counts: Usage) -> CostParts | None:
+        """Return the cost by kind of token; None as `cost`."""
+        total, given = self.cost(counts), counts.input_tokens
+        if total is None or given is None:
+            return None
+        rates = [tokens * rate.at(given) / MILLION if rate else Decimal(0) for tokens, rate in self._input_parts(counts, given)]
+        cached = rates.pop(1)
+        output = total - cached - sum(rates)
+        reasoning = None
+        if counts.reasoning_tokens is not None:
+            reasoning = min(counts.reasoning_tokens * self.output.at(given) / MILLION, output)
+        return CostParts(sum(rates, Decimal(0)), cached, output - (reasoning or 0), reasoning)
+
     def _input_parts(self, counts: Usage, given: int) -> Iterator[tuple[int, TokenPrice | None]]:
         """Yield the input tokens of each price; None where the price is unknown."""
         cached = counts.cached_input_tokens or 0
@@ -176,6 +201,11 @@ class PriceTable:
         """
         period = self.period(at)
         return None if period is None else period.cost(counts)
+
+    def cost_parts(self, counts: Usage, at: float) -> CostParts | None:
+        """Return the cost of a reply by kind of token, in `currency`; None as `cost`."""
+        period = self.period(at)
+        return None if period is None else period.cost_parts(counts)
 
     def cache_saving(self, counts: Usage, at: float) -> Decimal | None:
         """Return what prompt caching saved of the cost of a reply, in `currency`; negative if writes cost more."""

@@ -10,32 +10,53 @@ from array import array
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
+from typing import NamedTuple
 
+from convbatch.journal.index import Archive
 from convbatch.results.aggregate import CountedAttempt, CountedTurn
-from convbatch.results.columns import ATTEMPTS
+from convbatch.results.columns import ATTEMPTS, row_builder
 from convbatch.results.parquet import read_rows
+from convbatch.results.rows import AttemptRecord, attempts
 from convbatch.results.run import Run
 
 _PLACE = itemgetter(0, 1, 2, 3)
-_COLUMNS = [column.name for column in ATTEMPTS]
-_ROLE = _COLUMNS.index("role")
-_ATTEMPT_CELLS = itemgetter(*(_COLUMNS.index(name) for name in CountedAttempt._fields))
+_COLUMNS = {column.name: column for column in ATTEMPTS}
+_counted_cells = row_builder([_COLUMNS[name] for name in CountedAttempt._fields])
+
+
+class TurnAttempt(NamedTuple):
+    """An attempt of a turn: as sums need it, and its source."""
+
+    counted: CountedAttempt
+    source: AttemptRecord
 
 
 def turns_with_attempts(run: Run) -> Iterator[tuple[CountedTurn, list[CountedAttempt]]]:
     """Read every turn with its attempts."""
-    mine = (row for row in run.attempt_rows().rows if row[_ROLE] == "model")
-    attempts = groupby((CountedAttempt(*_ATTEMPT_CELLS(row)) for row in mine), key=_PLACE)
-    due = next(attempts, None)
+    with Archive(run.folder) as archive:
+        for turn, made in joined_attempts(run, archive):
+            yield turn, [attempt.counted for attempt in made]
+
+
+def joined_attempts(run: Run, archive: Archive) -> Iterator[tuple[CountedTurn, list[TurnAttempt]]]:
+    """Read every turn with its attempts and their sources."""
+    by_turn = groupby(_attempts(run, archive), key=lambda attempt: _PLACE(attempt.counted))
+    due = next(by_turn, None)
     for row in read_rows(run.turns_path, CountedTurn._fields):
         turn = CountedTurn(*row)
         while due is not None and due[0] < _PLACE(turn):
-            due = next(attempts, None)
-        made: list[CountedAttempt] = []
+            due = next(by_turn, None)
+        made: list[TurnAttempt] = []
         if due is not None and due[0] == _PLACE(turn):
             made = list(due[1])
-            due = next(attempts, None)
+            due = next(by_turn, None)
         yield turn, made
+
+
+def _attempts(run: Run, archive: Archive) -> Iterator[TurnAttempt]:
+    for source in attempts(run.folder, run.manifest, archive):
+        if source.record.get("role", "model") == "model":
+            yield TurnAttempt(CountedAttempt(*_counted_cells(source)), source)
 
 
 class Sizes:

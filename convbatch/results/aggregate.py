@@ -100,6 +100,10 @@ class Latencies:
     def __init__(self) -> None:
         self._values = array("d")
 
+    def __len__(self) -> int:
+        """Return the number of replies."""
+        return len(self._values)
+
     def add(self, latency_s: float) -> None:
         """Count one reply."""
         self._values.append(latency_s)
@@ -179,7 +183,7 @@ class GroupTotals:
         self.served: Counter[str | None] = Counter()
         self.errors: defaultdict[str, ErrorGroup] = defaultdict(ErrorGroup)
         self.passes: Counter[bool | None] = Counter()
-        self.latencies = latencies or Latencies()
+        self.latencies = Latencies() if latencies is None else latencies
 
     def add_conversation(self, passed: bool | None) -> None:
         """Count a conversation that has checks."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from convbatch.journal.index import TurnHistory
 from convbatch.journal.manifest import ManifestTarget
-from convbatch.pricing import PriceTable, priced_name
+from convbatch.pricing import CostParts, PriceTable, priced_name
 from convbatch.reply import POSSIBLY_PAID, Usage, billed_usage
 from convbatch.served_model import match_served
 
@@ -57,6 +57,14 @@ def attempt_cost(target: ManifestTarget | None, outcome: Mapping[str, Any] | Non
     if usage is None:
         return None
     return prices.cost(billed_usage(outcome["class"], error.get("kind"), Usage(**usage)), outcome["started_at"])
+
+
+def reply_cost_parts(target: ManifestTarget, outcome: Mapping[str, Any]) -> CostParts | None:
+    """Return the cost of a reply by kind of token; None when its cost is unknown."""
+    prices, usage = prices_of(target, outcome), outcome.get("reply", {}).get("usage")
+    if prices is None or usage is None or outcome.get("started_at") is None:
+        return None
+    return prices.cost_parts(billed_usage(outcome["class"], None, Usage(**usage)), outcome["started_at"])
 
 
 def cache_saving(target: ManifestTarget, outcome: Mapping[str, Any]) -> Decimal | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from convbatch.reporting.charts.drawing import HOW_TO_GET_CHARTS, Chart, draw
+
 Cell: TypeAlias = str | int | float | None
 """A value of a figure's table; None is unknown."""
 
@@ -26,3 +28,17 @@ class Figure:
     """A row per line of the table; texts are whole where the chart shortens them."""
     note: str | None = None
     """One line: what the chart leaves out, or why there is none and how to get it."""
+
+
+def made_figure(
+    name: str, title: str, chart: Chart, columns: tuple[str, ...], rows: list[tuple[Cell, ...]], note: str | None = None
+) -> Figure:
+    """Return a figure with its chart drawn, or with a note on how to get charts."""
+    svg = draw(chart, f"Chart: {title}. Its numbers are in the table.")
+    shown = one_line(HOW_TO_GET_CHARTS if svg is None else None, note)
+    return Figure(name=name, title=title, svg=svg, columns=columns, rows=rows, note=shown)
+
+
+def one_line(*sentences: str | None) -> str | None:
+    """Return the sentences there are as one line; None without any."""
+    return " ".join(filter(None, sentences)) or None
