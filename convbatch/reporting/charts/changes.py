@@ -61,17 +61,17 @@ def _figure(changes: Sequence[Change], confidence: float, name: str, title: str)
     drawn = changes[:ROWS_DRAWN]
     reach = _reach(drawn)
     values = [_value(number, one, reach) for number, one in enumerate(drawn)]
-    worse = "right of it is worse" if changes[0].is_ratio else "left of it is worse"
+    worse = "right is worse" if changes[0].is_ratio else "left is worse"
     settings = {
         "values": values,
         "reference": [{"at": 0}],
         "domain": [-reach, reach],
-        "format": "+~g",
-        "title": f"change ({unit}) with {interval}; 0 is no change, {worse}",
+        "format": "~r",
+        "title": f"change ({unit}) with {interval}; {worse}",
     }
     limits = [limit for one in drawn for limit in (one.low, one.high) if limit is not None]
     note = one_line(
-        "The short upright line without ends is the accepted margin." if any(one.margin for one in drawn) else None,
+        "The short upright line is the accepted margin." if any(one.margin for one in drawn) else None,
         "Without an interval: unknown." if any(one.low is None for one in changes) else None,
         "Wide intervals are cut at the edge; the table has them whole."
         if any(abs(limit) * 100 > reach for limit in limits)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from convbatch.journal.index import Archive
 from convbatch.reporting.aggregate import TurnAttempt
 
-BINS = 80
+BINS = 60
 
 
 class Session(NamedTuple):

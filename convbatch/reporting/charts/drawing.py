@@ -34,6 +34,7 @@ _ROOT = {"width": "100%", "class": "chart", "role": "img", "font-family": "sans-
 _VALUE = re.compile(r"[-+#.,() a-zA-Z0-9]*")
 _DEFAULTS = {"stroke-width": "1", "opacity": "1", "font-size": "12px", "fill-opacity": "1", "text-anchor": "start",
              "transform": "translate(0,0)", "font-weight": "normal"}  # fmt: skip
+_STRAIGHT = re.compile(r"M-?[\d.]+,-?[\d.]+(?:L-?[\d.]+,-?[\d.]+)+Z?")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{2,}(?:e-?\d+)?")
 
 
@@ -140,10 +141,25 @@ def _attributes(node: ElementTree.Element, kept: frozenset[str]) -> Iterator[tup
     for name, value in node.attrib.items():
         if name not in kept or _VALUE.fullmatch(value) is None or "url(" in value:
             continue
-        short = _LONG_NUMBER.sub(_rounded, value)
+        rounded = _LONG_NUMBER.sub(_rounded, value)
+        short = _without_needless_points(rounded) if name == "d" else rounded
         is_default = _DEFAULTS.get(name) == short or (name in ("fill", "stroke") and short in ("none", "transparent"))
         if not is_default:
             yield name, short
+
+
+def _without_needless_points(path: str) -> str:
+    """Return a path of straight lines without the points between two others on a level or upright line."""
+    if _STRAIGHT.fullmatch(path) is None:
+        return path
+    points = [tuple(point.split(",")) for point in re.split("[ML]", path.removesuffix("Z"))[1:]]
+    kept = points[:1]
+    for place, point in enumerate(points[1:-1], 1):
+        following = points[place + 1]
+        if not any(kept[-1][axis] == point[axis] == following[axis] for axis in (0, 1)):
+            kept.append(point)
+    kept += points[1:][-1:]
+    return "M" + "L".join(",".join(point) for point in kept) + ("Z" if path.endswith("Z") else "")
 
 
 def _rounded(match: re.Match[str]) -> str:

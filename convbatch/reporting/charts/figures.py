@@ -31,7 +31,8 @@ BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#008F68", "#B5609A"
 _PART_NAMES = {"input": "input", "cached_input": "cached input", "output": "output", "reasoning": "reasoning",
                "failed": "failed attempts"}  # fmt: skip
 _PART_COLORS = [BLUE, BLUE, VERMILLION, VERMILLION, "currentColor"]
-_PART_OPACITIES = [1, 0.25, 1, 0.25, 0]
+_PART_FILLS = [BLUE, f"{BLUE}33", VERMILLION, f"{VERMILLION}33", "none"]
+"""Parts of input and of output have an outline in their colour, and little of it inside."""
 _SHARES = (0.05, 0.25, 0.50, 0.75, 0.95)
 _SHARE_NAMES = ("p05", "p25", "p50", "p75", "p95")
 _MARKS = 8
@@ -159,7 +160,7 @@ def _cost_chart(rows: Sequence[tuple[Cell, ...]], currency: str) -> Chart:
             "title": f"spent ({currency})",
             "parts": [names[place] for place in kept],
             "colors": [_PART_COLORS[place] for place in kept],
-            "opacities": [_PART_OPACITIES[place] for place in kept],
+            "fills": [_PART_FILLS[place] for place in kept],
         },
     )
 
@@ -264,7 +265,6 @@ def _growth_chart(targets: Sequence[TargetFigures]) -> Chart:
             "y_title": "input tokens (median)",
             "lines": [str(number) for number in range(len(targets))],
             "labels": [label(target.name, 56) for target in targets],
-            "label_expression": "labels[datum.value]",
             "colors": [BLUE, VERMILLION, GREEN, PURPLE, BLUE, VERMILLION][: len(targets)],
             "dashes": [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [3, 5], [10, 4]][: len(targets)],
             "shapes": ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"][: len(targets)],
@@ -370,7 +370,7 @@ def _course_chart(course: Course, series: Sequence[tuple[int, Sequence[float]]])
         passed = 0.0
         for session in course.sessions[:-1]:
             passed += session.end - session.start
-            values.append({"series": str(number), "time": passed / unit_s, "border": "resume"})
+            values.append({"series": str(number), "time": passed / unit_s, "resumed": True})
     resumed = " (line: stopped and resumed)" if len(course.sessions) > 1 else ""
     return Chart(
         "timeline",
