@@ -1,6 +1,6 @@
 """Lines of a transcript: labelled texts, and texts side by side; names, amounts and short words are never broken.
 
-What is said is decided by `cli/transcript.py`. Importing this imports rich.
+What is said is decided by `results/transcripts.py`. Importing this imports rich.
 """
 
 from __future__ import annotations
