@@ -461,8 +461,14 @@ def report(
     currency: ToCurrency = None,
     out: Annotated[
         list[Path] | None,
-        typer.Option("-o", "--out", help="Write FILE.md, .json, or the main table as FILE.csv, .parquet instead."),
+        typer.Option(
+            "-o", "--out", help="Write FILE.html, .md, .json, or the main table as FILE.csv, .parquet instead."
+        ),
     ] = None,
+    open_it: Annotated[
+        bool,
+        typer.Option("--open", help="Open the HTML page; without -o FILE.html it is report.html in the run folder."),
+    ] = False,
     bill: Annotated[
         Path | None,
         typer.Option(
@@ -479,29 +485,31 @@ def report(
 ) -> None:
     """Print usage, cost, time, finish reasons and errors of runs, in groups.
 
-    Example: convbatch report latest --by target,turn
+    Example: convbatch report latest -o report.html --open
     """
+    from convbatch.cli.pages import open_page, with_page
     from convbatch.console.text import printable_json
     from convbatch.reporting import render as reporting_render
-    from convbatch.reporting.report import DEFAULT_BY, grouping, sections
+    from convbatch.reporting.page.report_page import report_page
+    from convbatch.reporting.report import DEFAULT_BY, UsageLog, grouping, sections_of
+    from convbatch.reporting.runs import load_runs
     from convbatch.results.export import check_files, write_files
+    from convbatch.results.filters import Matcher
 
     check_files(out or (), reporting_render.REPORT_PARTS)
     keys = grouping(by or DEFAULT_BY)
-    report_sections = sections(
-        runs,
-        keys,
-        config=config,
-        currency=currency,
-        bill=bill,
-        bill_form=bill_form,
-        filters=read_filters(filters),
-    )
-    write_files(reporting_render.report_content(report_sections, keys), out or ())
+    matcher = Matcher(read_filters(filters))
+    reported = load_runs(runs, config, currency)
+    files, page = with_page(out or (), reported[0].run.path) if open_it else (out or (), None)
+    check_files(files, reporting_render.REPORT_PARTS)
+    made = sections_of(reported, keys, matcher, UsageLog(bill, bill_form, config))
+    write_files(reporting_render.report_content(made, keys, lambda: report_page(reported, made, matcher)), files)
     if json:
-        typer.echo(printable_json(reporting_render.to_json(report_sections, keys).decode()), nl=False)
-    elif not out:
-        reporting_render.to_terminal(report_sections)
+        typer.echo(printable_json(reporting_render.to_json(made, keys).decode()), nl=False)
+    elif not files:
+        reporting_render.to_terminal(made)
+    if page is not None:
+        open_page(page)
 
 
 @app.command(cls=Command)

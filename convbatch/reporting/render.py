@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _TOTAL = "total"
 MAIN_KEY, TOTALS_KEY = "usage", "totals"
-REPORT_PARTS: tuple[Part, ...] = ("rows", "value", "markdown")
+REPORT_PARTS: tuple[Part, ...] = ("rows", "value", "markdown", "page")
 """What a report can be written as; `-o` is checked against them before a run is read."""
 ROWS_SHOWN = 200
 """Maximum rows of a table on a terminal."""
@@ -133,7 +133,7 @@ _IN_CELLS = {"caching": ("currency",)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _TableView:
+class TableView:
     """A table as texts."""
 
     key: str
@@ -163,7 +163,7 @@ def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> 
     """Print a report on a terminal."""
     console = tables.console(file)
     most = ROWS_SHOWN if console.is_terminal else ROWS_PIPED
-    for view in _views(sections):
+    for view in table_views(sections):
         console.print(tables.single_line_text(view.title, "bold underline"))
         if (print_blocks := _BLOCKS.get(view.key)) is not None:
             print_blocks(console, view.records[:most])
@@ -180,7 +180,7 @@ def to_terminal(sections: Sequence[Section], *, file: IO[str] | None = None) -> 
         console.print()
 
 
-def _print_grid(console: Console, view: _TableView, rows: Sequence[Sequence[str]]) -> None:
+def _print_grid(console: Console, view: TableView, rows: Sequence[Sequence[str]]) -> None:
     grid = tables.make_table(
         *((name, "right" if right else "left") for name, right in zip(view.headings, view.numeric, strict=True)),
         stack=view.stack,
@@ -192,12 +192,13 @@ def _print_grid(console: Console, view: _TableView, rows: Sequence[Sequence[str]
     console.print(grid)
 
 
-def report_content(sections: Sequence[Section], by: Sequence[str]) -> Content:
-    """Return what a report can be written as: its main table, one object, or a Markdown page."""
+def report_content(sections: Sequence[Section], by: Sequence[str], page: Callable[[], bytes]) -> Content:
+    """Return what a report can be written as: its main table, one object, a Markdown page, or an HTML page."""
     return {
         "rows": lambda: sections[0].frame,
         "value": lambda: to_value(sections, by),
         "markdown": lambda: to_markdown(sections),
+        "page": page,
     }
 
 
@@ -218,7 +219,7 @@ def to_value(sections: Sequence[Section], by: Sequence[str]) -> dict[str, Any]:
 def to_markdown(sections: Sequence[Section]) -> str:
     """Return the report as a Markdown page."""
     parts = ["# Report"]
-    for view in _views(sections):
+    for view in table_views(sections):
         parts.append(f"## {view.title}")
         lines = [md_row(view.headings), md_row(["---:" if right else "---" for right in view.numeric])]
         parts.append("\n".join([*lines, *(md_row([md(cell) for cell in row]) for row in view.rows)]))
@@ -226,7 +227,8 @@ def to_markdown(sections: Sequence[Section]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _views(sections: Sequence[Section]) -> Iterator[_TableView]:
+def table_views(sections: Sequence[Section]) -> Iterator[TableView]:
+    """Yield the tables of a report for people: the main table as narrow ones, without columns that are empty."""
     totals = next((section.frame for section in sections if section.key == TOTALS_KEY), None)
     for section in sections:
         if section.key == MAIN_KEY:
@@ -242,7 +244,7 @@ def _views(sections: Sequence[Section]) -> Iterator[_TableView]:
             yield _table_view(section.key, section.title, names, headings, rows, section.notes)
 
 
-def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[_TableView]:
+def _main_views(section: Section, totals: pd.DataFrame | None) -> Iterator[TableView]:
     names = [str(name) for name in section.frame.columns]
     keys = names[: names.index(_FIRST_OF_MAIN)]
     rows = _records(section.frame)
@@ -283,8 +285,8 @@ def _table_view(
     headings: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
-) -> _TableView:
-    return _TableView(
+) -> TableView:
+    return TableView(
         key=key,
         title=title,
         headings=headings,

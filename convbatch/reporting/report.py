@@ -199,11 +199,27 @@ def sections(
     """
     keys = grouping(by)
     matcher = Matcher(filters or Filters())
-    if matcher.filters and bill is not None:
+    return sections_of(load_runs(runs, config, currency), keys, matcher, UsageLog(bill, bill_form, config))
+
+
+class UsageLog(NamedTuple):
+    """A gateway's usage log to match with the journals."""
+
+    file: Path | None = None
+    form: str | None = None
+    """Name of its form; None detects it."""
+    config: str | Path | None = None
+    """With the forms; None = the config in the working directory."""
+
+
+def sections_of(
+    reported_runs: Sequence[ReportedRun], keys: Sequence[str], matcher: Matcher, log: UsageLog | None = None
+) -> list[Section]:
+    """Return all sections of a report as `sections` does, of runs that are open."""
+    if matcher.filters and log is not None and log.file is not None:
         raise SetupError(f"--bill with {matcher.filters}", hint="a usage log is of whole runs: leave out the filters")
-    reported_runs = load_runs(runs, config, currency)
     loaded = [reported.run for reported in reported_runs]
-    billed = [] if bill is None else _billed(loaded, bill, bill_form, config)
+    billed = [] if log is None or log.file is None else _billed(loaded, log.file, log.form, log.config)
     data = _read_runs(reported_runs, keys, matcher)
     audited = None if matcher.filters else audit(loaded)
     notes = (*_filter_note(matcher), *_notes(data, keys))

@@ -31,10 +31,10 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _QUOTED = frozenset('",\r\n')
 
 
-Part = Literal["rows", "value", "markdown", "junit"]
+Part = Literal["rows", "value", "markdown", "junit", "page"]
 Content = Mapping[Part, Callable[[], Any]]
 """What a command can write: for each part a function that makes it. `rows` is a table (`Rows` or a frame), `value` one
-JSON value, `markdown` the text of a page, `junit` the bytes of JUnit XML."""
+JSON value, `markdown` the text of a page, `junit` the bytes of JUnit XML, `page` those of an HTML page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +217,11 @@ def _write_parquet(table: Rows | pd.DataFrame, file: IO[bytes]) -> None:
 
 FORMATS = (
     OutputFormat(suffix=".csv", doc="a table for spreadsheets", writers={"rows": _write_csv}),
+    OutputFormat(
+        suffix=".html",
+        doc="one self-contained page for a browser",
+        writers={"page": lambda page, file: file.write(page)},
+    ),
     OutputFormat(
         suffix=".json",
         doc="everything as one JSON value; a table as a list of objects",

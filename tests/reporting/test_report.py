@@ -360,7 +360,7 @@ def test_a_config_replaces_multiplier_and_currency_of_a_gateway(made: MadeRun, t
         (("--currency", "EUR"), '"CNY/EUR" = <EUR for 1 CNY>, "USD/EUR" = <EUR for 1 USD>'),
         (("--currency", "yuan"), "did you mean CNY?"),
         (("-c", "nowhere.toml"), "nowhere.toml"),
-        (("-o", "x.html"), "cannot tell the format of x.html"),
+        (("-o", "x.xml"), "cannot tell the format of x.xml"),
         (("-o", "missing/x.md"), "cannot write missing/x.md"),
         (("r",), "r is given more than once"),
         (("./r/",), "r is given more than once"),

@@ -26,13 +26,13 @@ def suffixes(parts: Collection[Part]) -> set[str]:
 def test_each_command_writes_the_formats_of_its_parts() -> None:
     assert {name: suffixes(parts) for name, parts in PARTS.items()} == {
         "table": {".csv", ".json", ".parquet"},
-        "report": {".csv", ".json", ".md", ".parquet"},
+        "report": {".csv", ".html", ".json", ".md", ".parquet"},
         "compare": {".json", ".md", ".xml"},
     }
 
 
 def test_the_parts_checked_before_reading_a_run_are_the_parts_offered() -> None:
-    assert tuple(report_content([], [])) == REPORT_PARTS
+    assert tuple(report_content([], [], bytes)) == REPORT_PARTS
     assert tuple(comparison_content(cast("Comparison", None))) == COMPARISON_PARTS
 
 

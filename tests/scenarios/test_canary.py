@@ -134,7 +134,7 @@ READING_COMMANDS = (
         for more in ((), ("--wide", "reply"), ("-o", "t.csv"), ("-o", "t.json"), ("-o", "t.parquet"))
     ),
     *(("show", "out", *more) for more in ((), ("d00000",), ("--failed",))),
-    *(("report", "out", *more) for more in ((), ("--json",), ("-o", "r.md"), ("-o", "r.json"), ("-o", "r.csv"))),
+    *(("report", "out", *more) for more in ((), ("--json",), ("-o", "r.md"), ("-o", "r.html", "-o", "r.csv"))),
     ("compare", "out", "out", "--metric", "output_tokens", "-o", "c.md", "-o", "c.json", "-o", "c.xml", "--json"),
     ("check", "out", "--dataset", "checked.jsonl"),
     ("runs",),

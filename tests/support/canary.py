@@ -18,6 +18,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from tests.support.pages import unpacked
+
 CANARY_ENV = "CANARY_KEY"
 CANARY = "sk-C4n4ry/9f+x&=%<'\"\\~Q7wK2mZ0"
 """Contains every character that JSON, URLs, HTML and base64 escape."""
@@ -86,6 +88,8 @@ def _decoded(path: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
     if content.startswith(b"\x1f\x8b"):
         with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(io.BytesIO(content)) as file:
             yield f"{path} (unpacked)", file.read(64 * 2**20)
+    if content.startswith(b"<!DOCTYPE html>"):
+        yield f"{path} (data)", unpacked(content)
     if content.startswith(b"PAR1"):
         import pyarrow as pa
         import pyarrow.parquet as pq

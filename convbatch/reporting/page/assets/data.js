@@ -1,0 +1,62 @@
+// The data of the page: unpacked once, never changed. Text from outside is text everywhere: it is only ever set as
+// `textContent`.
+
+/** Read the packed data of this page. */
+async function readData() {
+  const packed = document.getElementById("packed-data").textContent;
+  const bytes = Uint8Array.from(atob(packed), (char) => char.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+/** Make an element; a string among the children is text. */
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+// As `printable_lines` in Python: controls, direction marks and invisible characters become visible.
+const UNSAFE =
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+
+/** Return a text in which nothing is invisible and nothing reorders what stands beside it. */
+function visible(text) {
+  return text.replace(UNSAFE, (char) => {
+    const code = char.codePointAt(0);
+    const hex = code.toString(16);
+    if (char === "\r") return "\\r";
+    return code < 0x100 ? `\\x${hex.padStart(2, "0")}` : code < 0x10000 ? `\\u${hex.padStart(4, "0")}` : `\\U${hex.padStart(8, "0")}`;
+  });
+}
+
+const mediaUrls = new Map();
+
+/** Return a URL of a picture, sound or film that the page has; undefined for others. */
+function mediaUrl(data, path) {
+  const medium = Object.hasOwn(data.media, path) ? data.media[path] : undefined;
+  if (medium === undefined) return undefined;
+  if (!mediaUrls.has(path)) {
+    const bytes = Uint8Array.from(atob(medium.data), (char) => char.charCodeAt(0));
+    mediaUrls.set(path, URL.createObjectURL(new Blob([bytes], { type: medium.type })));
+  }
+  return mediaUrls.get(path);
+}
+
+/** Put a text on the clipboard, also where the page may not use the clipboard directly. */
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const field = make("textarea", { "aria-hidden": "true" });
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  }
+}

@@ -1,0 +1,155 @@
+// One dialogue: its script, and below each turn the replies side by side. Order and words are those of `convbatch show`.
+
+/** Return the address of a dialogue, or of one of its turns. */
+function addressOf(id, turn) {
+  return `#${encodeURIComponent(id)}${turn === undefined ? "" : `/${turn}`}`;
+}
+
+/** Show a dialogue in `article`. */
+function showDialogue(article, data, dialogue, wanted, marksWords) {
+  const columns = columnsOf(data, dialogue, wanted);
+  const flipped = flippedTurns(dialogue, columns);
+  const parts = [titleOf(dialogue)];
+  if (dialogue.system !== undefined) parts.push(labelled("system", dialogue.system));
+  const last = Math.max(dialogue.turns.length, ...columns.flatMap((reply) => reply.turns.map((turn) => turn.turn)));
+  for (let number = 1; number <= last; number++) parts.push(turnOf(data, dialogue, columns, number, flipped, marksWords));
+  if (columns.some((reply) => reply.verdicts)) {
+    const cells = columns.map((reply) => make("div", { class: "reply" }, nameOf(reply), ...verdictsOf(reply.verdicts)));
+    parts.push(make("section", { class: "turn" }, make("h4", {}, "dialogue"), make("div", { class: "replies" }, ...cells)));
+  }
+  article.replaceChildren(...parts);
+  article.setAttribute("aria-label", `Transcript of ${visible(dialogue.id)}`);
+}
+
+function titleOf(dialogue) {
+  const copyJson = make("button", { type: "button" }, "Copy as JSON");
+  copyJson.addEventListener("click", () => copied(copyJson, JSON.stringify(plain(dialogue), null, 2)));
+  const heading = make("h3", { dir: "auto" }, visible(dialogue.id));
+  const buttons = make("p", { class: "buttons" }, copyJson);
+  if (dialogue.line !== undefined) {
+    const copyLine = make("button", { type: "button" }, "Copy as dataset line");
+    copyLine.addEventListener("click", () => copied(copyLine, dialogue.line));
+    buttons.append(copyLine);
+  }
+  const tags = (dialogue.tags ?? []).map((tag) => make("span", { class: "tag" }, visible(tag)));
+  return make("header", {}, heading, ...tags, buttons);
+}
+
+async function copied(button, text) {
+  await copyText(text);
+  const label = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = label), 1500);
+}
+
+/** Return a dialogue with its replies as it is copied. */
+function plain(dialogue) {
+  const { line, replies, ...script } = dialogue;
+  return {
+    dialogue: line === undefined ? script : JSON.parse(line),
+    replies: (replies ?? []).map(({ column, failed, ...reply }) => reply),
+  };
+}
+
+function turnOf(data, dialogue, columns, number, flipped, marksWords) {
+  const script = dialogue.turns[number - 1];
+  const link = make("a", { href: addressOf(dialogue.id, number), "aria-label": `Link to turn ${number}` }, `${number}`);
+  const heading = make("h4", {}, link, flipped.has(number) ? make("span", { class: "flip" }, "differs") : "");
+  const section = make("section", { class: "turn", "data-turn": number, tabindex: "-1" }, heading);
+  if (script !== undefined) {
+    section.append(labelled("user", script.user ?? ""), ...mediaOf(data, script.media));
+    for (const [label, text] of script.script ?? []) section.append(labelled(label, text));
+  }
+  const here = columns.filter((reply) => reply.turns.some((turn) => turn.turn === number));
+  const first = here.map((reply) => turnIn(reply, number)).find((turn) => turn.reply)?.reply;
+  const cells = here.map((reply) => replyOf(data, dialogue, reply, turnIn(reply, number), marksWords ? first : undefined));
+  if (cells.length > 0) section.append(make("div", { class: "replies" }, ...cells));
+  return section;
+}
+
+function turnIn(reply, number) {
+  return reply.turns.find((turn) => turn.turn === number);
+}
+
+function labelled(label, text) {
+  return make("div", { class: `line ${label}` }, make("span", { class: "label" }, label), textOf(text));
+}
+
+function textOf(text) {
+  return make("div", { class: "text", dir: "auto" }, visible(text));
+}
+
+function nameOf(reply) {
+  return make("h5", {}, visible(reply.name));
+}
+
+function replyOf(data, dialogue, reply, turn, compared) {
+  const cell = make("div", { class: "reply", "data-status": turn.status }, nameOf(reply));
+  if (turn.user !== undefined) cell.append(labelled(`turn ${turn.turn} of this run`, turn.user));
+  if (turn.thought !== undefined) cell.append(folded(`thought: ${turn.thought.length.toLocaleString("en")} characters`, turn.thought));
+  for (const call of turn.calls ?? []) cell.append(folded(call.length > 80 ? `${call.slice(0, 79)}…` : call, call));
+  if (turn.reply !== undefined) cell.append(comparedText(turn.reply, compared));
+  cell.append(...mediaOf(data, turn.media));
+  cell.append(make("p", { class: `facts ${turn.status}` }, visible((turn.facts ?? []).join(" · "))), ...verdictsOf(turn.verdicts));
+  cell.append(seenBy(data, dialogue, reply, turn));
+  return cell;
+}
+
+function comparedText(reply, compared) {
+  if (compared === undefined || compared === reply) return textOf(reply);
+  const box = make("div", { class: "text", dir: "auto" });
+  for (const [word, differs] of joinedWords(differingWords(reply, compared))) {
+    box.append(differs ? make("mark", {}, visible(word)) : visible(word));
+  }
+  return box;
+}
+
+/** Join neighbours that differ, or do not: fewer elements, and a screen reader reads phrases. */
+function joinedWords(words) {
+  const joined = [];
+  for (const [word, differs] of words) {
+    if (joined.length > 0 && joined.at(-1)[1] === differs) joined.at(-1)[0] += word;
+    else joined.push([word, differs]);
+  }
+  return joined;
+}
+
+function folded(title, text) {
+  return make("details", {}, make("summary", {}, visible(title)), textOf(text));
+}
+
+function verdictsOf(verdicts) {
+  const classes = new Map([[true, "passed"], [false, "failed"], [null, "unknown"]]);
+  return (verdicts?.lines ?? []).map(([passed, line]) => make("p", { class: `verdict ${classes.get(passed)}`, dir: "auto" }, visible(line)));
+}
+
+function mediaOf(data, paths) {
+  return (paths ?? []).map((path) => {
+    const url = mediaUrl(data, path);
+    if (url === undefined) return make("p", { class: "facts" }, visible(`<${path}>`));
+    const type = data.media[path].type;
+    if (type.startsWith("image/")) return make("img", { src: url, alt: `picture ${path}` });
+    return make(type.startsWith("audio/") ? "audio" : "video", { src: url, controls: true, "aria-label": path });
+  });
+}
+
+/** Return a fold with the messages before this reply; they are put in when it is opened. */
+function seenBy(data, dialogue, reply, turn) {
+  const fold = make("details", { class: "seen" }, make("summary", {}, "what the model saw"));
+  fold.addEventListener("toggle", () => {
+    if (!fold.open || fold.childElementCount > 1) return;
+    if (dialogue.system !== undefined) fold.append(labelled("system", dialogue.system));
+    const history = data.columns[reply.column].history;
+    for (let number = 1; number <= turn.turn; number++) {
+      const script = dialogue.turns[number - 1];
+      const past = turnIn(reply, number);
+      fold.append(labelled("user", past?.user ?? script?.user ?? ""), ...mediaOf(data, script?.media));
+      if (number === turn.turn) break;
+      const isOwn = history === "live" && script?.ask !== false;
+      for (const call of (isOwn && past?.calls) || []) fold.append(labelled("assistant", call));
+      const said = isOwn ? past?.reply : script?.assistant;
+      if (said !== undefined) fold.append(labelled("assistant", said));
+    }
+  });
+  return fold;
+}
