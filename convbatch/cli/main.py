@@ -500,7 +500,7 @@ def report(
     keys = grouping(by or DEFAULT_BY)
     matcher = Matcher(read_filters(filters))
     reported = load_runs(runs, config, currency)
-    files, page = with_page(out or (), reported[0].run.path) if open_it else (out or (), None)
+    files, page = with_page(out or (), reported[0].run.path / "report.html") if open_it else (out or (), None)
     check_files(files, reporting_render.REPORT_PARTS)
     made = sections_of(reported, keys, matcher, UsageLog(bill, bill_form, config))
     write_files(reporting_render.report_content(made, keys, lambda: report_page(reported, made, matcher)), files)
@@ -552,13 +552,20 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
         list[Path] | None,
-        typer.Option("-o", "--out", help="Write FILE.md, .json, or .xml (JUnit) as well; repeatable."),
+        typer.Option("-o", "--out", help="Write FILE.html, .md, .json, or .xml (JUnit) as well; repeatable."),
     ] = None,
+    open_it: Annotated[
+        bool,
+        typer.Option(
+            "--open", help="Open the HTML page; without -o FILE.html it is compare.html in the candidate run."
+        ),
+    ] = False,
 ) -> None:
     """Test whether the candidate is worse than the base. Exit 0 no, 1 regression, 3 inconclusive, 2 not comparable.
 
-    Example: convbatch compare latest:sim-good@simulator latest:sim-drift@simulator
+    Example: convbatch compare latest:sim-good@simulator latest:sim-drift@simulator -o compare.html
     """
+    from convbatch.cli.pages import open_page, with_page
     from convbatch.comparison import render as comparison_render
     from convbatch.comparison.compare import ComparisonRules, compare_runs
     from convbatch.comparison.inputs import CostOptions
@@ -571,8 +578,13 @@ def compare(
     )
     costs = CostOptions(currency=currency, config=config)
     comparison = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch, costs=costs)
+    files, page = out or (), None
+    if open_it and comparison.selected is not None:
+        files, page = with_page(files, comparison.selected[1].run.path / "compare.html")
     try:
-        write_files(comparison_render.comparison_content(comparison), out or ())
+        write_files(comparison_render.comparison_content(comparison), files)
+        if page is not None:
+            open_page(page)
     finally:
         with ignoring_broken_pipe():
             if json:

@@ -9,10 +9,10 @@ from pathlib import Path
 from convbatch.console.text import log_note
 
 
-def with_page(files: Sequence[Path], run_folder: Path) -> tuple[list[Path], Path]:
-    """Return the files to write, an HTML page among them, and that page; by default `report.html` in the run folder."""
+def with_page(files: Sequence[Path], default: Path) -> tuple[list[Path], Path]:
+    """Return the files to write, an HTML page among them, and that page; if none is named, it is the default one."""
     page = next((path for path in files if path.suffix.lower() == ".html"), None)
-    return ([*files], page) if page is not None else ([*files, run_folder / "report.html"], run_folder / "report.html")
+    return ([*files], page) if page is not None else ([*files, default], default)
 
 
 def open_page(page: Path) -> None:

@@ -23,6 +23,7 @@ from convbatch.comparison.inputs import (
     ComparisonInputs,
     CostOptions,
     Reasons,
+    SelectedRun,
     ServedModels,
     load_inputs,
 )
@@ -172,6 +173,8 @@ class Flip:
     base_reason: str | None
     """Reasons of the failed checks; None when all passed."""
     candidate_reason: str | None
+    score_change: float | None = None
+    """Candidate minus base, means over the repeats; None without a score on both sides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +210,8 @@ class Comparison:
     allow_mismatch: bool = False
     currency: str | None = None
     """Of every cost; None without any, and where the sides are in different currencies."""
+    selected: tuple[SelectedRun, SelectedRun] | None = None
+    """Base and candidate, to read their transcripts; None for frames."""
 
     def __repr__(self) -> str:
         from convbatch.comparison.render import sentence
@@ -381,13 +386,14 @@ def _compare_inputs(matched: ComparisonInputs, rules: ComparisonRules) -> Compar
         pairs=pairs,
         judged=judged,
         parts=_slices(primary, pairs, rules) if judged else (),
-        flips=sorted(_flips(pairs, matched.reasons), key=lambda flip: flip.change != "harmful"),
+        flips=sorted(_flips(pairs, matched.reasons), key=_by_severity),
         unavailable={name: why_not(name, pairs.whole) for name in METRICS if name not in results},
         notes=(*matched.notes, *_notes(pairs, judged)),
         served=matched.served,
         changed=matched.changed,
         allow_mismatch=matched.allow_mismatch,
         currency=matched.currency,
+        selected=matched.selected,
     )
 
 
@@ -499,6 +505,12 @@ def _flips(pairs: Pairs, reasons: tuple[Reasons, Reasons]) -> Iterator[Flip]:
             yield flip
 
 
+def _by_severity(flip: Flip) -> tuple[bool, float, bool, float]:
+    """Sort key: harmful before improved, then the largest change of the pass rate, strictly paired, of the score."""
+    size = abs(flip.candidate_pass - flip.base_pass)
+    return flip.change != "harmful", -size, not flip.strictly_paired, -abs(flip.score_change or 0.0)
+
+
 def _flip(
     dialogue: str,
     turn: int | None,
@@ -514,6 +526,7 @@ def _flip(
         (sample for sample in base if sample in candidate and base[sample].passed != candidate[sample].passed), None
     )
     one, other = (next(iter(samples.values())) if shown is None else samples[shown] for samples in (base, candidate))
+    scores = [mean(sample.score for sample in samples.values()) for samples in (base, candidate)]
     texts = [one.reply, other.reply, one.user] if isinstance(one, ComparedTurn) else [None, None, None]
     return Flip(
         dialogue=dialogue,
@@ -529,6 +542,7 @@ def _flip(
         candidate_reply=texts[1],
         base_reason=reasons[0].get((dialogue, one.target, one.repeat, turn)),
         candidate_reason=reasons[1].get((dialogue, other.target, other.repeat, turn)),
+        score_change=None if scores[0] is None or scores[1] is None else scores[1] - scores[0],
     )
 
 

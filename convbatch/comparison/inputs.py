@@ -113,6 +113,20 @@ NO_CHANGED_HISTORIES = ChangedHistories()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SelectedRun:
+    """A run and the selected targets."""
+
+    run: Run
+    targets: tuple[str, ...]
+    rates: ExchangeRates = NO_EXCHANGE_RATES
+
+    @property
+    def name(self) -> str:
+        """The name of the run, with its target if only one is selected."""
+        return f"{self.run.name}:{self.targets[0]}" if len(self.targets) == 1 else self.run.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonInputs:
     """Two comparable sides."""
 
@@ -128,6 +142,8 @@ class ComparisonInputs:
     allow_mismatch: bool = False
     currency: str | None = None
     """Of every cost; None without any, and where the sides bill in different currencies."""
+    selected: tuple[SelectedRun, SelectedRun] | None = None
+    """Base and candidate; None for frames."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,19 +157,6 @@ class CostOptions:
 
 
 RECORDED_COSTS = CostOptions()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SelectedRun:
-    """A run and the selected targets."""
-
-    run: Run
-    targets: tuple[str, ...]
-    rates: ExchangeRates = NO_EXCHANGE_RATES
-
-    @property
-    def name(self) -> str:
-        return f"{self.run.name}:{self.targets[0]}" if len(self.targets) == 1 else self.run.name
 
 
 def load_inputs(
@@ -204,10 +207,11 @@ def load_inputs(
         changed=_changed_histories(first, second),
         allow_mismatch=allow_mismatch,
         currency=conversion.currency,
+        selected=(first, second),
     )
 
 
-def _select_run(one: Any) -> _SelectedRun:
+def _select_run(one: Any) -> SelectedRun:
     if not isinstance(one, str | Path | Run) and not (isinstance(one, tuple) and len(cast("Any", one)) == 2):
         hint = "a run, its path or name, RUN:target, or a pair of run and target"
         raise SetupError("one side of the comparison is no run", found=repr(one), hint=hint)
@@ -215,9 +219,9 @@ def _select_run(one: Any) -> _SelectedRun:
         run, target = cast("Any", one)
         return _of_target(run if isinstance(run, Run) else load(run), target)
     if isinstance(one, Run):
-        return _SelectedRun(run=one, targets=one.targets)
+        return SelectedRun(run=one, targets=one.targets)
     run, target = _split_run_and_target(str(one))
-    return _SelectedRun(run=run, targets=run.targets) if target is None else _of_target(run, target)
+    return SelectedRun(run=run, targets=run.targets) if target is None else _of_target(run, target)
 
 
 def _split_run_and_target(text: str) -> tuple[Run, str | None]:
@@ -237,13 +241,13 @@ def _split_run_and_target(text: str) -> tuple[Run, str | None]:
         raise error from None
 
 
-def _of_target(run: Run, target: str) -> _SelectedRun:
+def _of_target(run: Run, target: str) -> SelectedRun:
     if target not in run.targets:
         raise SetupError(f"run {run.name} has no target {target!r}", hint=did_you_mean(target, run.targets))
-    return _SelectedRun(run=run, targets=(target,))
+    return SelectedRun(run=run, targets=(target,))
 
 
-def _side(chosen: _SelectedRun, conversion: _Conversion) -> SideRows:
+def _side(chosen: SelectedRun, conversion: _Conversion) -> SideRows:
     wanted = set(chosen.targets)
     turns = (conversion.row(row) for row in read_rows(chosen.run.turns_path, TURN_COLUMNS) if row[1] in wanted)
     known = [column.name for column in CONVERSATIONS]
@@ -252,7 +256,7 @@ def _side(chosen: _SelectedRun, conversion: _Conversion) -> SideRows:
     return turns, (row for row in rows if row[1] in wanted)
 
 
-def _reasons(chosen: _SelectedRun) -> Reasons:
+def _reasons(chosen: SelectedRun) -> Reasons:
     """Collect the reasons of failed checks."""
     rows = chosen.run.verdict_rows()
     names = [column.name for column in rows.columns]
@@ -271,7 +275,7 @@ def _reasons(chosen: _SelectedRun) -> Reasons:
 _COST, _CURRENCY = TURN_COLUMNS.index("cost"), TURN_COLUMNS.index("currency")
 
 
-def _at_prices(chosen: _SelectedRun, config: Path | None) -> _SelectedRun:
+def _at_prices(chosen: SelectedRun, config: Path | None) -> SelectedRun:
     if config is None:
         return replace(chosen, rates=chosen.run.manifest.rates)
     from convbatch.config.loader import load_config
@@ -301,7 +305,7 @@ class _Conversion:
         return converted
 
 
-def _convert_costs(base: _SelectedRun, candidate: _SelectedRun, wanted: str | None) -> _Conversion:
+def _convert_costs(base: SelectedRun, candidate: SelectedRun, wanted: str | None) -> _Conversion:
     """Find one rate for each currency of both sides, so that a rate that changed between them is no difference."""
     found = list(dict.fromkeys([*_currencies(base), *_currencies(candidate)]))
     check_currency(wanted)
@@ -323,7 +327,7 @@ def _convert_costs(base: _SelectedRun, candidate: _SelectedRun, wanted: str | No
     return _Conversion(factors={}, notes=(f"costs are in {' and '.join(found)}, without a rate between them: {hint}",))
 
 
-def _currencies(chosen: _SelectedRun) -> list[str]:
+def _currencies(chosen: SelectedRun) -> list[str]:
     known = {one.name: one.prices for one in chosen.run.manifest.targets}
     return [prices.currency for name in chosen.targets if (prices := known[name]) is not None]
 
@@ -418,7 +422,7 @@ class _Answered(NamedTuple):
     """On replies of models that were not asked."""
 
 
-def _answered_by(chosen: _SelectedRun) -> _Answered:
+def _answered_by(chosen: SelectedRun) -> _Answered:
     names = ("target", "finish_reason", "model_version")
     replies: defaultdict[str, Counter[str | None]] = defaultdict(Counter)
     for target, finish_reason, served in read_rows(chosen.run.turns_path, names):
@@ -432,7 +436,7 @@ def _answered_by(chosen: _SelectedRun) -> _Answered:
     )
 
 
-def _changed_histories(base: _SelectedRun, candidate: _SelectedRun) -> ChangedHistories:
+def _changed_histories(base: SelectedRun, candidate: SelectedRun) -> ChangedHistories:
     """Count the replies to histories that a provider cut, of all on each side."""
     counts: list[tuple[int, int]] = []
     for chosen in (base, candidate):
@@ -462,7 +466,7 @@ def _served_notes(
 # --- what may differ -------------------------------------------------------------------------------------------------
 
 
-def _other_differences(base: _SelectedRun, candidate: _SelectedRun) -> Iterator[str]:
+def _other_differences(base: SelectedRun, candidate: SelectedRun) -> Iterator[str]:
     first, second = base.run, candidate.run
     if first.path == second.path and base.targets == candidate.targets:
         yield "both sides are the same run and target, compared with itself"

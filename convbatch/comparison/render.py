@@ -27,7 +27,7 @@ from convbatch.console.text import printable
 from convbatch.exit_codes import ExitCode
 from convbatch.results.export import Content, Part, json_bytes
 
-COMPARISON_PARTS: tuple[Part, ...] = ("value", "markdown", "junit")
+COMPARISON_PARTS: tuple[Part, ...] = ("value", "markdown", "junit", "page")
 """What a comparison can be written as; `-o` is checked against them before a run is read."""
 FLIPS_SHOWN = 10
 """Number on a terminal; a Markdown page has room for more, JSON has all."""
@@ -51,7 +51,7 @@ _TESTS = {
     "ratio_of_totals_t": "t of the totals",
     "log_ratio_t": "t on log ratios",
 }
-_SLICE_HEADINGS = ("slice", "metric", "dialogues", "base", "candidate", "change", "p, adjusted")
+SLICE_HEADINGS = ("slice", "metric", "dialogues", "base", "candidate", "change", "p, adjusted")
 
 
 def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
@@ -64,33 +64,40 @@ def to_terminal(comparison: Comparison, *, file: IO[str] | None = None) -> None:
     for line in advice(comparison):
         console.print(tables.single_line_text(line), soft_wrap=whole)
     console.print()
-    for line in _facts(comparison):
+    for line in facts(comparison):
         console.print(
             tables.single_line_text(line, "bold" if line.startswith("SIMULATED") else ""),
             soft_wrap=not console.is_terminal,
         )
-    _print_table(console, _headings(comparison), _metric_rows(comparison), left=(0, 6))
-    for note in _footnotes(comparison):
+    _print_table(console, metric_headings(comparison), metric_rows(comparison), left=(0, 6))
+    for note in footnotes(comparison):
         console.print(tables.single_line_text(note), soft_wrap=whole)
-    if slices := _slice_rows(comparison):
+    if slices := slice_rows(comparison):
         console.print()
         console.print(tables.single_line_text("Slices: exploratory, never a gate", "bold underline"))
-        _print_table(console, _SLICE_HEADINGS, slices, left=(0, 1))
+        _print_table(console, SLICE_HEADINGS, slices, left=(0, 1))
     if comparison.flips:
         _print_flips(console, comparison.flips)
 
 
 def to_html_summary(comparison: Comparison) -> str:
     """Return the verdict and a row per metric as HTML, for a notebook."""
-    return html_table(sentence(comparison), _headings(comparison), _metric_rows(comparison))
+    return html_table(sentence(comparison), metric_headings(comparison), metric_rows(comparison))
 
 
 def comparison_content(comparison: Comparison) -> Content:
-    """Return what a comparison can be written as: one object, a Markdown page, or JUnit XML."""
+    """Return what a comparison can be written as: one object, a Markdown page, JUnit XML, or an HTML page."""
+
+    def page() -> bytes:
+        from convbatch.comparison.page import comparison_page
+
+        return comparison_page(comparison)
+
     return {
         "value": lambda: to_value(comparison),
         "markdown": lambda: to_markdown(comparison),
         "junit": lambda: to_junit(comparison),
+        "page": page,
     }
 
 
@@ -146,14 +153,14 @@ def to_markdown(comparison: Comparison) -> str:
     parts = [f"## {md(printable(sentence(comparison)))}"]
     parts += [f"**{md(warning)}**"] if (warning := history_warning(comparison)) else []
     parts += [md(line) for line in advice(comparison)]
-    parts.append("\n".join(f"- {md(printable(line))}" for line in _facts(comparison)))
+    parts.append("\n".join(f"- {md(printable(line))}" for line in facts(comparison)))
     if comparison.judged:
-        parts.append(_md_table(_headings(comparison), _metric_rows(comparison), left=(0, 6)))
-    parts.append("\n".join(f"- {md(printable(note))}" for note in _footnotes(comparison)))
-    if slices := _slice_rows(comparison):
-        parts += ["### Slices: exploratory, never a gate", _md_table(_SLICE_HEADINGS, slices, left=(0, 1))]
+        parts.append(_md_table(metric_headings(comparison), metric_rows(comparison), left=(0, 6)))
+    parts.append("\n".join(f"- {md(printable(note))}" for note in footnotes(comparison)))
+    if slices := slice_rows(comparison):
+        parts += ["### Slices: exploratory, never a gate", _md_table(SLICE_HEADINGS, slices, left=(0, 1))]
     if comparison.flips:
-        parts.append(f"### {_flips_title(comparison.flips)}")
+        parts.append(f"### {flips_title(comparison.flips)}")
         parts += [_md_flip(flip) for flip in comparison.flips[:FLIPS_WRITTEN]]
         if len(comparison.flips) > FLIPS_WRITTEN:
             parts.append(f"… and {len(comparison.flips) - FLIPS_WRITTEN:,} more")
@@ -176,8 +183,8 @@ def to_junit(comparison: Comparison) -> bytes:
 
 
 def _verdict_case(comparison: Comparison) -> JUnitCase:
-    lines = [sentence(comparison), history_warning(comparison), *advice(comparison), *_facts(comparison)]
-    lines += _footnotes(comparison)
+    lines = [sentence(comparison), history_warning(comparison), *advice(comparison), *facts(comparison)]
+    lines += footnotes(comparison)
     return JUnitCase(
         classname="convbatch compare",
         name=f"verdict: {comparison.primary}",
@@ -205,7 +212,7 @@ def _dialogue_cases(comparison: Comparison) -> Iterator[JUnitCase]:
             classname=comparison.candidate,
             name=name,
             outcome="failure" if worse and gate_failed else "passed",
-            message="; ".join(map(_flip_title, worse)),
+            message="; ".join(map(flip_title, worse)),
             text="\n\n".join(map(_flip_text, worse)),
         )
     for name, why in left_out.items():
@@ -378,12 +385,14 @@ def _p(p: float) -> str:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _headings(comparison: Comparison) -> tuple[str, ...]:
+def metric_headings(comparison: Comparison) -> tuple[str, ...]:
+    """Return the headings of `metric_rows`."""
     interval = f"{_percent(1 - comparison.rules.alpha)} interval"
     return ("metric", "base", "candidate", "change", interval, "p", "verdict")
 
 
-def _metric_rows(comparison: Comparison) -> list[list[str]]:
+def metric_rows(comparison: Comparison) -> list[list[str]]:
+    """Return a row per metric, the primary one first."""
     unit = "" if comparison.currency is None else f" ({comparison.currency})"
     return [_metric_cells(one, unit if one.result.metric == "cost" else "") for one in comparison.judged]
 
@@ -401,7 +410,7 @@ def _metric_cells(one: JudgedMetric, unit: str) -> list[str]:
     ]
 
 
-def _slice_rows(comparison: Comparison) -> list[list[str]]:
+def slice_rows(comparison: Comparison) -> list[list[str]]:
     """Return the slices with the smallest p; those without any difference are left out."""
     moved = [one for one in comparison.parts if one.result.worse or one.result.better]
     rows = sorted(moved, key=lambda one: (one.p_adjusted is None, one.p_adjusted))[:SLICES_SHOWN]
@@ -419,7 +428,8 @@ def _slice_rows(comparison: Comparison) -> list[list[str]]:
     ]
 
 
-def _facts(comparison: Comparison) -> Iterator[str]:
+def facts(comparison: Comparison) -> Iterator[str]:
+    """Yield what was compared, one fact a line, and what limits it."""
     pairs = comparison.pairs
     yield f"base       {comparison.base}"
     yield f"candidate  {comparison.candidate}"
@@ -438,7 +448,8 @@ def _facts(comparison: Comparison) -> Iterator[str]:
     yield from comparison.notes
 
 
-def _footnotes(comparison: Comparison) -> Iterator[str]:
+def footnotes(comparison: Comparison) -> Iterator[str]:
+    """Yield how the metrics were tested, what could not be compared, and where conversations diverge."""
     if comparison.judged:
         result = comparison.judged[0].result
         test = f"{comparison.primary} decides at alpha {comparison.rules.alpha:g}; {_TESTS[result.test]}"
@@ -471,7 +482,7 @@ def _print_table(console: Any, headings: Sequence[str], rows: Sequence[Sequence[
         return
     grid = tables.make_table(*((name, "left" if n in left else "right") for n, name in enumerate(headings)))
     for name, column in zip(headings, grid.columns, strict=True):
-        column.no_wrap = name != _SLICE_HEADINGS[0]  # only names of tags and targets, which may be long, are folded
+        column.no_wrap = name != SLICE_HEADINGS[0]  # only names of tags and targets, which may be long, are folded
     for row in rows:
         grid.add_row(*(tables.single_line_text(cell, _STYLES.get(cell, "")) for cell in row))
     console.print(grid)
@@ -485,12 +496,14 @@ def _md_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: S
 # --- flipped turns ---------------------------------------------------------------------------------------------------
 
 
-def _flips_title(flips: Sequence[Flip]) -> str:
+def flips_title(flips: Sequence[Flip]) -> str:
+    """Return how many flips there are in each direction."""
     harmful = sum(flip.change == "harmful" for flip in flips)
     return f"Flipped: {harmful:,} to worse, {len(flips) - harmful:,} to better"
 
 
-def _flip_title(flip: Flip) -> str:
+def flip_title(flip: Flip) -> str:
+    """Return where a flip is, and its direction."""
     place = "the dialogue's own checks" if flip.turn is None else f"turn {flip.turn}"
     shares = (
         ""
@@ -503,10 +516,10 @@ def _flip_title(flip: Flip) -> str:
 
 def _print_flips(console: Any, flips: Sequence[Flip]) -> None:
     console.print()
-    console.print(tables.single_line_text(_flips_title(flips), "bold underline"))
+    console.print(tables.single_line_text(flips_title(flips), "bold underline"))
     for flip in flips[:FLIPS_SHOWN]:
         console.print()
-        console.print(tables.single_line_text(_flip_title(flip), "red" if flip.change == "harmful" else "green"))
+        console.print(tables.single_line_text(flip_title(flip), "red" if flip.change == "harmful" else "green"))
         if flip.user is not None:
             console.print(tables.single_line_text(f"  asked: {_truncate(flip.user)}", "dim"))
         grid = tables.make_table("base", "candidate")
@@ -544,7 +557,7 @@ def _md_flip(flip: Flip) -> str:
     rows.append(md_row(["reply", *(_md_lines(_reply_text(flip, side)) for side in _SIDES)]))
     if flip.base_reason or flip.candidate_reason:
         rows.append(md_row(["failed", *(md(printable(_reason(flip, side))) for side in _SIDES)]))
-    lines = [f"**{md(printable(_flip_title(flip)))}**"]
+    lines = [f"**{md(printable(flip_title(flip)))}**"]
     if flip.user is not None:
         lines.append(f"asked: {md(printable(_truncate(flip.user)))}")
     return "\n\n".join([*lines, "\n".join(rows)])
@@ -555,7 +568,7 @@ def _md_lines(text: str) -> str:
 
 
 def _flip_text(flip: Flip) -> str:
-    lines = [_flip_title(flip)]
+    lines = [flip_title(flip)]
     if flip.user is not None:
         lines.append(f"asked: {flip.user}")
     for side in _SIDES:

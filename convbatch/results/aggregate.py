@@ -172,6 +172,7 @@ class GroupTotals:
         errors: By error kind.
         passes: Conversations with checks by whether they passed; None = undecided.
         latencies: Of replies this run received.
+        ttfts: Times to the first text, of streamed replies this run received.
     """
 
     def __init__(self, latencies: Latencies | LatencySteps | None = None) -> None:
@@ -184,6 +185,7 @@ class GroupTotals:
         self.errors: defaultdict[str, ErrorGroup] = defaultdict(ErrorGroup)
         self.passes: Counter[bool | None] = Counter()
         self.latencies = Latencies() if latencies is None else latencies
+        self.ttfts = type(self.latencies)()
 
     def add_conversation(self, passed: bool | None) -> None:
         """Count a conversation that has checks."""
@@ -242,6 +244,8 @@ class GroupTotals:
         self._pay("cost", turn.cost, turn.currency)
         if turn.latency_s is not None:
             self.latencies.add(turn.latency_s)
+        if turn.ttft_s is not None:
+            self.ttfts.add(turn.ttft_s)
 
     def _add_attempt_sums(self, turn: CountedTurn) -> None:
         self._pay("failed_cost", turn.failed_cost, turn.currency)

@@ -113,6 +113,7 @@ def to_value(report: GateReport) -> dict[str, Any]:
 
 def _target_value(total: TargetSummary, counts: VerdictCounts | None) -> dict[str, Any]:
     value = {name: _to_json_value(cell) for name, cell in asdict(total).items()}
+    value["served"] = [one._asdict() for one in total.served]
     rate = total.passed / total.judged if total.judged else None
     checks = {
         "pass_rate": rate,

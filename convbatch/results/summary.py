@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import repeat
 from pathlib import Path
@@ -12,7 +13,7 @@ from convbatch.journal.manifest import ManifestTarget
 from convbatch.results.aggregate import CountedTurn, GroupTotals, LatencySteps
 from convbatch.results.cache import read_conversations
 from convbatch.results.columns import STATUSES
-from convbatch.results.served import served_counts, served_notes
+from convbatch.results.served import ServedCount, served_counts, served_notes
 from convbatch.results.verdicts import dialogue_pass
 
 _COUNTS = ("turns", "open", *STATUSES, "tokens_unknown", "attempts", "further_steps",
@@ -66,6 +67,13 @@ class TargetSummary:
     """Conversations with checks that neither passed nor failed yet."""
     served_notes: tuple[str, ...] = ()
     """Which other models answered, with counts."""
+    served: tuple[ServedCount, ...] = ()
+    """Replies by the model name in them, reused ones too."""
+    finish: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Replies by finish reason, reused ones too; the most frequent first."""
+    p50_ttft_s: float | None = None
+    """Time to the first text of streamed replies, as `p50_latency_s`; None without a streamed one."""
+    p95_ttft_s: float | None = None
 
 
 def summarise(
@@ -96,6 +104,7 @@ def _summary(target: ManifestTarget, totals: GroupTotals) -> TargetSummary:
     """Return a target's row; a target has one currency, that of its prices."""
     currency = next((currency for amounts in totals.money.values() for currency in amounts), None)
     counts, money = totals.counts, totals.money
+    served = tuple(served_counts(target, totals.served))
     return TargetSummary(
         target=target.name,
         simulated=target.simulated,
@@ -111,5 +120,16 @@ def _summary(target: ManifestTarget, totals: GroupTotals) -> TargetSummary:
         judged=totals.passes[True] + totals.passes[False],
         passed=totals.passes[True],
         undecided=totals.passes[None],
-        served_notes=tuple(served_notes(target, served_counts(target, totals.served))),
+        served_notes=tuple(served_notes(target, served)),
+        served=served,
+        finish=_finish_counts(totals),
+        p50_ttft_s=totals.ttfts.percentile(0.50),
+        p95_ttft_s=totals.ttfts.percentile(0.95),
     )
+
+
+def _finish_counts(totals: GroupTotals) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for (reason, _), replies in totals.finish.items():
+        counts[reason] += replies.total()
+    return dict(counts.most_common())

@@ -710,7 +710,7 @@ def test_sentences_are_wrapped_between_words_on_a_terminal_and_not_in_a_pipe(
 
 def test_an_unknown_file_suffix_is_refused(comparison: Comparison, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="format"):
-        write_content(render.comparison_content(comparison), tmp_path / "x.html")
+        write_content(render.comparison_content(comparison), tmp_path / "x.csv")
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -826,7 +826,7 @@ def test_an_unfinished_run_is_inconclusive(make: Make, convbatch: Command) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [("--margin", "2"), ("--alpha", "0.7"), ("--metric", "quality"), ("-o", "x.html")])
+@pytest.mark.parametrize("options", [("--margin", "2"), ("--alpha", "0.7"), ("--metric", "quality"), ("-o", "x.csv")])
 def test_invalid_options_exit_with_2(make: Make, convbatch: Command, options: Sequence[str]) -> None:
     make("a")
     done = convbatch("compare", "a", "a", *options)
@@ -838,13 +838,14 @@ def test_invalid_options_exit_with_2(make: Make, convbatch: Command, options: Se
 def test_output_files_are_written_in_addition_to_stdout(make: Make, convbatch: Command, tmp_path: Path) -> None:
     make("a")
     make("b", UNEVEN)
-    outs = [part for name in ("x.md", "x.json", "x.xml") for part in ("-o", name)]
+    outs = [part for name in ("x.md", "x.json", "x.xml", "x.html") for part in ("-o", name)]
     done = convbatch("compare", "a", "b", "--metric", "output_tokens", "--fail-on", "regression", *outs)
     assert done.code == 0
     assert done.out.startswith("INCONCLUSIVE")
     assert json.loads((tmp_path / "x.json").read_text())["exit_code"] == 0
     assert ElementTree.parse(tmp_path / "x.xml").getroot()[0].get("tests") == "7"  # the verdict and six dialogues
     assert (tmp_path / "x.md").read_text().startswith("## INCONCLUSIVE")
+    assert (tmp_path / "x.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def test_a_comparison_from_python_has_frames(make: Make) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import random
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from convbatch.cli.transcript import print_transcript
 from convbatch.dialogue import Dialogue
 from convbatch.reply import Failure
 from convbatch.reporting.page.causes import shape_of
-from convbatch.reporting.page.overview import wilson_interval
+from convbatch.reporting.page.pass_rate import share_text, wilson_interval
 from convbatch.reporting.page.report_page import report_page
 from convbatch.reporting.page.transcript_data import PageLimits
 from convbatch.reporting.report import sections_of
@@ -23,6 +24,7 @@ from convbatch.results.run import Run, load
 from tests.conftest import Command
 from tests.support.made_runs import DRIFT, GOOD, SEED_REPLY, MadeRun, dialogue
 from tests.support.pages import Page
+from tests.support.tables import each
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'`<!--\u202e\x1b[31m&lt;{{7*7}}"
 
@@ -93,16 +95,15 @@ def scored_run(folder: Path, passed: int, failed: int) -> Run:
 
 def test_the_head_of_a_page_says_how_many_dialogues_passed(tmp_path: Path) -> None:
     page = page_of(scored_run(tmp_path / "r", 3, 1))
-    assert f"{GOOD} 4 of 4 dialogues passed: 100% (95 % interval 51% to 100%)" in page.text
-    assert f"{DRIFT} 3 of 4 dialogues passed: 75% (95 % interval 30% to 95%)" in page.text
+    assert f"{GOOD}100 % passed4 of 4 dialogues passed (95 % interval 51 % to 100 %)" in page.text
+    assert f"{DRIFT}75 % passed3 of 4 dialogues passed (95 % interval 30.1 % to 95.4 %)" in page.text
     assert f"SIMULATED, no model was asked: {GOOD}, {DRIFT}" in page.text
 
 
 def test_failures_are_grouped_by_cause_and_link_to_their_turns(tmp_path: Path) -> None:
     page = page_of(scored_run(tmp_path / "r", 1, 3))
-    assert page.text.count("3 × check contains: lacks “…”") == 1
-    places = [found["href"] for tag, found in page.elements if tag == "a"]
-    assert places == ["#d1/1", "#d2/1", "#d3/1"]
+    assert page.text.count("3 × check contains lacks “…”") == 1
+    assert page.links == ["#d1/1", "#d2/1", "#d3/1"]
 
 
 @pytest.mark.parametrize(
@@ -121,13 +122,28 @@ def test_reasons_of_one_shape_have_one_cause(reasons: tuple[str, str], shape: st
 def test_a_page_that_is_too_small_has_the_failed_dialogues_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     page = page_of(scored_run(tmp_path / "r", 4, 2), limits=PageLimits(turns=6))
     assert [one["id"] for one in page.data["dialogues"]] == ["d0", "d4", "d5"]
+    assert "This page has 3 of 6 dialogues" in page.text
     assert "no room for 3 more dialogues" in page.text
+
+
+def test_a_page_stays_within_its_size_where_texts_cannot_be_compressed(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "r", [dialogue(f"d{n}", "u") for n in range(20)])
+    for index in range(20):
+        made.replied(made.ident(index, 1), SEED_REPLY._replace(text=random.Random(index).randbytes(2_000).hex()))
+    page = page_of(load(made.write().path), limits=PageLimits(packed=20_000))
+    assert 5 < len(page.data["dialogues"]) < 15
+    assert len(page.packed) < 20_000
 
 
 def test_a_page_has_only_conversations_that_match_the_filters(tmp_path: Path) -> None:
     page = page_of(scored_run(tmp_path / "r", 2, 1), filters=Filters(text=("it is",)))
     [kept] = page.data["dialogues"]
     assert [reply["name"] for reply in kept["replies"]] == [DRIFT]
+
+
+@each(("share", "text"), [(0.0, "0 %"), (0.0004, "< 0.1 %"), (0.643, "64.3 %"), (0.9996, "> 99.9 %"), (1.0, "100 %")])
+def test_a_share_is_never_rounded_to_none_or_all(share: float, text: str) -> None:
+    assert share_text(share) == text
 
 
 def test_intervals_are_those_of_the_literature() -> None:

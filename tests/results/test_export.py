@@ -27,7 +27,7 @@ def test_each_command_writes_the_formats_of_its_parts() -> None:
     assert {name: suffixes(parts) for name, parts in PARTS.items()} == {
         "table": {".csv", ".json", ".parquet"},
         "report": {".csv", ".html", ".json", ".md", ".parquet"},
-        "compare": {".json", ".md", ".xml"},
+        "compare": {".html", ".json", ".md", ".xml"},
     }
 
 
@@ -44,7 +44,7 @@ def test_the_help_of_a_command_names_each_of_its_formats(command: str, convbatch
 
 @pytest.mark.parametrize(
     ("name", "parts"),
-    [("x.md", TABLE_PARTS), ("x.html", COMPARISON_PARTS), ("x.csv", COMPARISON_PARTS), ("x", REPORT_PARTS)],
+    [("x.md", TABLE_PARTS), ("x.html", TABLE_PARTS), ("x.csv", COMPARISON_PARTS), ("x", REPORT_PARTS)],
 )
 def test_a_format_of_another_command_is_refused_with_the_known_ones(name: str, parts: tuple[Part, ...]) -> None:
     with pytest.raises(SetupError, match="cannot tell the format") as caught:

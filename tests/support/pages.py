@@ -55,5 +55,17 @@ class Page(HTMLParser):
         return [(tag, tuple(attributes)) for tag, attributes in self.elements]
 
     @property
+    def links(self) -> list[str]:
+        """The addresses of links, without those to the page's sections."""
+        found = [attributes.get("href") or "" for tag, attributes in self.elements if tag == "a"]
+        return [link for link in found if not link.startswith("#section-")]
+
+    @property
+    def packed(self) -> bytes:
+        """The data, compressed."""
+        found = PACKED.search(self.content)
+        return b"" if found is None else base64.b64decode(found[1])
+
+    @property
     def data(self) -> dict[str, Any]:
         return orjson.loads(unpacked(self.content))

@@ -88,6 +88,8 @@ class Causes:
     def sections(self) -> Iterator[Markup]:
         """Yield each cause, the most frequent first, with the places where it was met."""
         found = sorted(self._found.items(), key=lambda item: -item[1].count)
+        if not found:
+            yield element("p", "Nothing failed.")
         for cause, group in found[:CAUSES_SHOWN]:
             yield _section(cause, group)
         if len(found) > CAUSES_SHOWN:
@@ -117,9 +119,11 @@ def _section(cause: Cause, group: _Failures) -> Markup:
     more = group.count - len(group.places)
     return element(
         "details",
-        element("summary", element("b", f"{group.count:,} ×"), f" {cause.what}: {cause.shape}"),
+        element("summary", element("b", f"{group.count:,} ×"), " ", element("span", cause.what, class_="what"),
+                f" {cause.shape}"),
         element("p", f"By target: {by_target}"),
         element("p", f"For example: {shorten(group.example, _REASON_READ)}"),
         element("ul", *links, class_="places"),
         *([element("p", f"… and {count_of(more, 'more failure')} in these and other turns")] if more > 0 else []),
-    )
+        class_="cause",
+    )  # fmt: skip

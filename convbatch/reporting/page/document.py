@@ -1,14 +1,14 @@
 """A self-contained HTML page: its parts, the assets of this package, and data that the script unpacks.
 
-The policy of the page allows one style, one script, both by their digest, and pictures and sound made by the script;
-nothing is loaded. Data is JSON, compressed and in base64, so that no text from outside is part of the page's markup.
+The policy of the page allows one style, one script, both by their digest, and pictures and sound from the page's own
+data; nothing is loaded. Data is JSON, compressed and in base64, so that no text from outside is part of the page's
+markup.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
-import gzip
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
@@ -20,13 +20,13 @@ _SCRIPTS = ("data.js", "words.js", "filters.js", "transcript.js", "main.js")
 _STYLES = ("page.css",)
 
 
-def html_page(title: str, parts: Sequence[Markup], data: bytes) -> bytes:
+def html_page(title: str, parts: Sequence[Markup], packed: bytes) -> bytes:
     """Return a page.
 
     Args:
         title: Of the window.
         parts: The content, in order.
-        data: JSON for the script.
+        packed: JSON for the script, compressed with gzip.
     """
     style, script = _assets(_STYLES), _assets(_SCRIPTS)
     policy = "; ".join(
@@ -34,13 +34,12 @@ def html_page(title: str, parts: Sequence[Markup], data: bytes) -> bytes:
             "default-src 'none'",
             f"script-src '{_digest(script)}'",
             f"style-src '{_digest(style)}'",
-            "img-src blob:",
-            "media-src blob:",
+            "img-src data:",
+            "media-src data:",
             "base-uri 'none'",
             "form-action 'none'",
         )
     )
-    packed = base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -55,7 +54,7 @@ def html_page(title: str, parts: Sequence[Markup], data: bytes) -> bytes:
     body = element(
         "body",
         *parts,
-        element("script", Markup(packed), type="application/octet-stream", id="packed-data"),
+        element("script", Markup(base64.b64encode(packed).decode()), type="application/octet-stream", id="packed-data"),
         Markup(f'<script type="module">{script}</script>'),
     )
     return joined([Markup("<!DOCTYPE html>\n"), element("html", head, body, lang="en")]).encode()

@@ -5,19 +5,17 @@ A page that would be too large has the dialogues that failed first, and says how
 
 from __future__ import annotations
 
-import base64
+import gzip
 import itertools
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import orjson
 
 from convbatch.dialogue import Dialogue
-from convbatch.errors import SetupError
-from convbatch.journal.media_store import STORED, read_media
-from convbatch.media import type_of_path
+from convbatch.reporting.page.page_media import PageMedia
 from convbatch.results.filters import EVERYTHING
 from convbatch.results.run import Run
 from convbatch.results.several import target_names
@@ -33,41 +31,55 @@ from convbatch.results.transcripts import (
 
 MOST_CHARACTERS = 50_000
 """Of one text; a reply can have megabytes."""
-MOST_MEDIA_BYTES, MOST_FILE_BYTES = 6 * 2**20, 2 * 2**20
-"""Of all pictures and sound on a page, and of one of them; of the others the page has the path."""
-_SHOWN = {
-    "image/png": "image/png",
-    "image/jpeg": "image/jpeg",
-    "image/gif": "image/gif",
-    "image/webp": "image/webp",
-    "audio/wav": "audio/wav",
-    "audio/mp3": "audio/mpeg",
-    "audio/ogg": "audio/ogg",
-    "audio/flac": "audio/flac",
-    "audio/mp4": "audio/mp4",
-    "video/mp4": "video/mp4",
-    "video/webm": "video/webm",
-}
-"""Types that a browser shows without running anything, with its name of them; SVG is not among them."""
+Flips = Mapping[int | None, str]
+"""By turn (None: the dialogue's own checks): `worse` or `better`."""
+NO_FLIPS: Flips = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageLimits:
     """The most that a page has."""
 
-    turns: int = 10_000
+    turns: int = 20_000
     """Rows: a turn of each target and repeat."""
-    characters: int = 20 * 2**20
+    characters: int = 48 * 2**20
     """Bytes of JSON, before compression."""
+    packed: int = 18 * 2**20
+    """Bytes after it; base64 makes them a third more."""
+
+
+class PageColumn(NamedTuple):
+    """A target of a run, side by side with others."""
+
+    place: int
+    """Of its run."""
+    number: int
+    """Of its target in the run."""
+    name: str
+    role: str = ""
+    """In a comparison: base, candidate."""
+
+
+class PackedTranscripts(NamedTuple):
+    """The data of a page."""
+
+    packed: bytes
+    """JSON, compressed."""
+    seen: int
+    """Number of dialogues that could be in it."""
+    kept: int
+    """Number of those that are."""
+    media_left_out: int
 
 
 class _Packed(NamedTuple):
     """A dialogue as it goes into the page."""
 
     number: int
-    dialogue: str
     turns: int
     content: bytes
+    media: Sequence[tuple[int, str]]
+    """Places of runs, and paths."""
 
 
 class _Group:
@@ -82,104 +94,129 @@ class _Group:
         """Keep a dialogue, if it fits."""
         turns, size = self.limits.turns - packed.turns, self.limits.characters - len(packed.content)
         if turns >= 0 and size >= 0:
-            self.limits = PageLimits(turns=turns, characters=size)
+            self.limits = replace(self.limits, turns=turns, characters=size)
             self.taken.append(packed)
 
 
+def page_columns(runs: Sequence[Run]) -> list[PageColumn]:
+    """Return every target of every run."""
+    return [
+        PageColumn(place, number, name)
+        for place, names in enumerate(target_names(runs))
+        for number, name in enumerate(names)
+    ]
+
+
 class TranscriptData:
-    """Collects dialogues for a page; keeps no more than fit: `first` ones, then those that failed, then the others.
+    """Collects dialogues for a page and keeps no more than fit: flipped ones first, then failed ones, then the others.
 
     Args:
-        runs: The runs, for their media and names.
-        first: Ids of dialogues that go before all others.
-        limits: The most that a page has.
+        runs: The runs, for their media.
+        columns: The targets to show, in order.
+        limits: The most that the page has.
     """
 
-    def __init__(self, runs: Sequence[Run], *, first: Collection[str] = (), limits: PageLimits | None = None) -> None:
+    def __init__(self, runs: Sequence[Run], columns: Sequence[PageColumn], limits: PageLimits | None = None) -> None:
         self._runs = runs
-        self._first = first
-        names = target_names(runs)
-        self._offsets = list(itertools.accumulate(map(len, names), initial=0))
-        self._columns = [
-            {"name": name, "history": run.manifest.history}
-            for run, of_run in zip(runs, names, strict=True)
-            for name in of_run
-        ]
+        self._columns = columns
+        self._at = {(column.place, column.number): at for at, column in enumerate(columns)}
         self._limits = limits or PageLimits()
         self._groups = [_Group(self._limits) for _ in range(3)]
-        self._media: dict[str, dict[str, str]] = {}
-        self._media_room = MOST_MEDIA_BYTES
-        self.seen = 0
-        """Number of dialogues."""
+        self._seen = 0
 
-    def add(self, dialogue: Dialogue, columns: Sequence[TranscriptColumn]) -> None:
+    def select(self, columns: Sequence[TranscriptColumn]) -> list[TranscriptColumn]:
+        """Return the columns that match the filters and are of the page's targets, in its order."""
+        chosen = [column for column in columns if column.matches and column.order[:2] in self._at]
+        return sorted(chosen, key=lambda column: (self._at[column.order[:2]], column.order[2]))
+
+    def add(self, dialogue: Dialogue, columns: Sequence[TranscriptColumn], flips: Flips = NO_FLIPS) -> None:
         """Take a dialogue if there is room for it."""
         has_failed = any(column.has_failed(EVERYTHING) for column in columns)
-        group = self._groups[0 if dialogue.id in self._first else 1 if has_failed else 2]
+        group = self._groups[0 if flips else 1 if has_failed else 2]
         turns = sum(len(column.turns) for column in columns)
         if turns <= group.limits.turns:
-            group.take(_Packed(self.seen, dialogue.id, turns, orjson.dumps(self._dialogue(dialogue, columns))))
-        self.seen += 1
+            writer = _Writer()
+            content = orjson.dumps(self._dialogue(writer, dialogue, columns, flips))
+            group.take(_Packed(self._seen, turns, content, writer.media))
+        self._seen += 1
 
-    def pack(self) -> tuple[bytes, frozenset[str]]:
-        """Return the data as JSON, and the ids of the dialogues in it."""
-        chosen = _Group(self._limits)
-        for packed in itertools.chain.from_iterable(group.taken for group in self._groups):
-            chosen.take(packed)
-        dialogues = b",".join(packed.content for packed in sorted(chosen.taken))
-        head = orjson.dumps({"columns": self._columns, "media": self._media})
-        return head[:-1] + b',"dialogues":[' + dialogues + b"]}", frozenset(packed.dialogue for packed in chosen.taken)
+    def pack(self, start: str | None = None) -> PackedTranscripts:
+        """Return the data.
 
-    def _dialogue(self, dialogue: Dialogue, columns: Sequence[TranscriptColumn]) -> dict[str, Any]:
-        run = self._runs[columns[0].order[0]] if columns else self._runs[0]
+        Args:
+            start: The address of what the page shows first; None: its first failure.
+        """
+        limits = self._limits
+        while True:
+            chosen = _Group(limits)
+            for packed in itertools.chain.from_iterable(group.taken for group in self._groups):
+                chosen.take(packed)
+            media = PageMedia()
+            for place, path in itertools.chain.from_iterable(one.media for one in chosen.taken):
+                media.add(self._runs[place], path)
+            found = gzip.compress(self._json(chosen.taken, media, start), 6, mtime=0)
+            if len(found) <= limits.packed or not chosen.taken:
+                return PackedTranscripts(found, self._seen, len(chosen.taken), media.left_out)
+            size = sum(len(one.content) for one in chosen.taken)
+            limits = replace(limits, characters=int(size * 0.9 * limits.packed / len(found)))
+
+    def _json(self, taken: Sequence[_Packed], media: PageMedia, start: str | None) -> bytes:
+        columns = [
+            {"name": column.name, "role": column.role, "history": self._runs[column.place].manifest.history}
+            for column in self._columns
+        ]
+        head = orjson.dumps({"columns": columns, "media": media.contents, "start": start})
+        dialogues = b",".join(packed.content for packed in sorted(taken))
+        return head[:-1] + b',"dialogues":[' + dialogues + b"]}"
+
+    def _dialogue(
+        self, writer: _Writer, dialogue: Dialogue, columns: Sequence[TranscriptColumn], flips: Flips
+    ) -> dict[str, Any]:
+        place = columns[0].order[0] if columns else 0
+        users = dict(enumerate((turn.user_text for turn in dialogue.turns), 1))
         turns: list[dict[str, Any]] = []
         for turn in dialogue.turns:
             media = [part.path or part.uri for part in turn.user if part.kind != "text"]
             script = [[label.strip(), _text(text)] for label, text in scripted(turn)]
             turns.append(_filled({
-                "user": _text(turn.user_text), "media": [self._medium(run, one) for one in media if one],
+                "user": _text(turn.user_text), "media": [writer.medium(place, one) for one in media if one],
                 "script": script, "ask": None if turn.ask else False, "assistant": _text(turn.assistant),
             }))  # fmt: skip
+        replies = [writer.column(self._at[column.order[:2]], column, users) for column in columns]
         return _filled({
             "id": dialogue.id, "tags": list(dialogue.tags), "system": _text(dialogue.system), "turns": turns,
-            "line": _line(dialogue), "replies": [self._column(dialogue, column) for column in columns],
+            "flips": [[turn, change] for turn, change in flips.items()], "line": _line(dialogue), "replies": replies,
         })  # fmt: skip
 
-    def _column(self, dialogue: Dialogue, column: TranscriptColumn) -> dict[str, Any]:
-        place, number, _ = column.order
-        run = self._runs[place]
-        users = dict(enumerate((turn.user_text for turn in dialogue.turns), 1))
+
+class _Writer:
+    """Writes the replies to a dialogue, and notes their media."""
+
+    def __init__(self) -> None:
+        self.media: list[tuple[int, str]] = []
+
+    def column(self, at: int, column: TranscriptColumn, users: Mapping[int, str]) -> dict[str, Any]:
+        place = column.order[0]
+        turns = [self._turn(place, row, column.verdicts_on(row.turn), users) for row in column.turns.values()]
         return _filled({
-            "column": self._offsets[place] + number, "name": column.name,
-            "failed": column.has_failed(EVERYTHING),
-            "turns": [
-                self._turn(run, row, column.verdicts_on(row.turn), users.get(row.turn)) for row in column.turns.values()
-            ],
+            "column": at, "name": column.name, "failed": column.has_failed(EVERYTHING) or None, "turns": turns,
             "verdicts": _verdicts(column.verdicts_on(None)),
         })  # fmt: skip
 
-    def _turn(self, run: Run, row: TurnRow, verdicts: Sequence[TranscriptVerdict], user: str | None) -> dict[str, Any]:
+    def _turn(
+        self, place: int, row: TurnRow, verdicts: Sequence[TranscriptVerdict], users: Mapping[int, str]
+    ) -> dict[str, Any]:
         media: list[str] = json.loads(row.media or "[]")
-        other = None if row.user == user else _text(row.user)
         return _filled({
-            "turn": row.turn, "user": other, "status": row.status, "finish": row.finish_reason,
-            "error": row.error_kind, "thought": _text(row.thought), "calls": [_text(one) for one in call_lines(row)],
-            "reply": _text(row.reply), "media": [self._medium(run, path) for path in media],
-            "facts": [_text(fact) for fact in facts(row)], "verdicts": _verdicts(verdicts),
+            "turn": row.turn, "user": None if row.user == users.get(row.turn) else _text(row.user),
+            "status": row.status, "finish": row.finish_reason, "error": row.error_kind, "thought": _text(row.thought),
+            "calls": [_text(one) for one in call_lines(row)], "reply": _text(row.reply),
+            "media": [self.medium(place, path) for path in media], "facts": [_text(fact) for fact in facts(row)],
+            "verdicts": _verdicts(verdicts),
         })  # fmt: skip
 
-    def _medium(self, run: Run, path: str) -> str:
-        """Return the path, after taking the content of a picture, sound or film if there is room for it."""
-        kind = type_of_path(path)
-        if path in self._media or STORED.fullmatch(path) is None or kind is None or kind.mime_type not in _SHOWN:
-            return path
-        try:
-            content = read_media(run.path, path)
-        except SetupError:  # lost: its name stands there
-            return path
-        if len(content) <= min(MOST_FILE_BYTES, self._media_room):
-            self._media_room -= len(content)
-            self._media[path] = {"type": _SHOWN[kind.mime_type], "data": base64.b64encode(content).decode()}
+    def medium(self, place: int, path: str) -> str:
+        self.media.append((place, path))
         return path
 
 

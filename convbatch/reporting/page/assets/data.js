@@ -34,17 +34,11 @@ function visible(text) {
   });
 }
 
-const mediaUrls = new Map();
-
-/** Return a URL of a picture, sound or film that the page has; undefined for others. */
-function mediaUrl(data, path) {
+/** Return a picture, sound or film: its type and URL, or why the page does not have it; undefined for others. */
+function mediumOf(data, path) {
   const medium = Object.hasOwn(data.media, path) ? data.media[path] : undefined;
-  if (medium === undefined) return undefined;
-  if (!mediaUrls.has(path)) {
-    const bytes = Uint8Array.from(atob(medium.data), (char) => char.charCodeAt(0));
-    mediaUrls.set(path, URL.createObjectURL(new Blob([bytes], { type: medium.type })));
-  }
-  return mediaUrls.get(path);
+  if (medium === undefined || medium.left !== undefined) return medium;
+  return { type: medium.type, url: `data:${medium.type};base64,${medium.data}` };
 }
 
 /** Put a text on the clipboard, also where the page may not use the clipboard directly. */

@@ -1,17 +1,22 @@
 // Filters: which dialogues the list has. Values of different filters must all match the same turn, as in
 // `convbatch show`.
 
-const FILTERS = ["outcome", "status", "finish-reason", "error-kind", "check", "tag", "target"];
-const OUTCOMES = ["failed", "passed", "differs between columns"];
+const FILTERS = ["outcome", "flipped", "status", "finish-reason", "error-kind", "check", "tag", "target"];
+const LABELS = new Map([
+  ["worse", "got worse"],
+  ["better", "got better"],
+  ["differs", "differs between columns"],
+]);
 
 /** Offer in each filter what the data has; a filter without a choice is hidden. */
 function offerChoices(data) {
   const choices = Object.fromEntries(FILTERS.map((name) => [name, new Set()]));
-  OUTCOMES.forEach((outcome) => choices.outcome.add(outcome));
   data.columns.forEach((column) => choices.target.add(column.name));
   for (const dialogue of data.dialogues) {
     dialogue.tags?.forEach((tag) => choices.tag.add(tag));
+    flipsOf(dialogue, dialogue.replies ?? []).forEach((change) => choices.flipped.add(change));
     for (const reply of dialogue.replies ?? []) {
+      choices.outcome.add(outcomeOf(reply));
       reply.verdicts?.checks.forEach(([check]) => choices.check.add(check));
       for (const turn of reply.turns) {
         choices.status.add(turn.status);
@@ -23,12 +28,9 @@ function offerChoices(data) {
   }
   for (const name of FILTERS) {
     const control = document.getElementById(`filter-${name}`);
-    const sorted = name === "outcome" || name === "target" ? [...choices[name]] : [...choices[name]].sort();
-    for (const value of sorted) {
-      const option = make("option", { value }, visible(value));
-      control.append(option);
-    }
-    control.parentElement.hidden = sorted.length < (name === "tag" || name === "check" || name === "error-kind" ? 1 : 2);
+    const sorted = name === "flipped" || name === "target" ? [...choices[name]] : [...choices[name]].sort();
+    for (const value of sorted) control.append(make("option", { value }, LABELS.get(value) ?? visible(value)));
+    control.parentElement.hidden = sorted.length < (["tag", "check", "error-kind", "flipped"].includes(name) ? 1 : 2);
   }
 }
 
@@ -48,24 +50,26 @@ function columnsOf(data, dialogue, wanted) {
 /** Whether a dialogue matches every filter. */
 function matches(data, dialogue, wanted) {
   if (wanted.tag && !dialogue.tags?.includes(wanted.tag)) return false;
-  const columns = columnsOf(data, dialogue, wanted);
-  if (columns.length === 0) return false;
-  if (wanted.outcome === "differs between columns" && flippedTurns(dialogue, dialogue.replies ?? []).size === 0) return false;
-  return columns.some(
-    (reply) => hasOutcome(reply, wanted.outcome) && reply.turns.some((turn) => turnMatches(dialogue, reply, turn, wanted)),
+  const flips = wanted.flipped ? flipsOf(dialogue, dialogue.replies ?? []) : null;
+  return columnsOf(data, dialogue, wanted).some(
+    (reply) =>
+      (!wanted.outcome || outcomeOf(reply) === wanted.outcome) &&
+      reply.turns.some((turn) => turnMatches(dialogue, reply, turn, wanted, flips)),
   );
 }
 
-function hasOutcome(reply, outcome) {
-  if (outcome === "failed") return reply.failed === true;
-  if (outcome === "passed") return reply.failed !== true && checksOf(reply).length > 0;
-  return true;
+function outcomeOf(reply) {
+  if (reply.failed === true) return "failed";
+  const checks = checksOf(reply);
+  if (checks.length === 0) return "no checks";
+  return checks.some(([, , passed]) => passed === null) ? "no verdict" : "passed";
 }
 
-function turnMatches(dialogue, reply, turn, wanted) {
+function turnMatches(dialogue, reply, turn, wanted, flips) {
   if (wanted.status && turn.status !== wanted.status) return false;
   if (wanted["finish-reason"] && turn.finish !== wanted["finish-reason"]) return false;
   if (wanted["error-kind"] && turn.error !== wanted["error-kind"]) return false;
+  if (flips !== null && flips.get(turn.turn) !== wanted.flipped && flips.get(null) !== wanted.flipped) return false;
   if (wanted.check) {
     const checks = [...(turn.verdicts?.checks ?? []), ...(reply.verdicts?.checks ?? [])];
     const named = checks.filter(([name]) => name === wanted.check);
@@ -86,17 +90,21 @@ function checksOf(reply) {
   return found;
 }
 
-/** Return the turns (null: the dialogue) with a check that passed in one column and failed in another. */
-function flippedTurns(dialogue, columns) {
+/**
+ * Return how turns (null: the dialogue's own checks) flipped: in a comparison `worse` or `better`; in a report
+ * `differs`, where a check passed in one column and failed in another.
+ */
+function flipsOf(dialogue, columns) {
+  if (data.isComparison) return new Map(dialogue.flips ?? []);
   const seen = new Map();
-  const flipped = new Set();
+  const flips = new Map();
   for (const reply of columns) {
-    checksOf(reply).forEach(([turn, name, passed]) => {
-      if (passed !== true && passed !== false) return;
+    for (const [turn, name, passed] of checksOf(reply)) {
+      if (passed === null) continue;
       const key = `${turn}\0${name}`;
       if (!seen.has(key)) seen.set(key, passed);
-      else if (seen.get(key) !== passed) flipped.add(turn);
-    });
+      else if (seen.get(key) !== passed) flips.set(turn, "differs");
+    }
   }
-  return flipped;
+  return flips;
 }

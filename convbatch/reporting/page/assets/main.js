@@ -2,8 +2,14 @@
 
 const LISTED = 200; // dialogues put into the list at a time
 
-const data = await readData();
+const data = await readData().catch((error) => {
+  const what = "The transcripts cannot be unpacked: open this page with a browser of 2023 or newer.";
+  document.getElementById("found").textContent = `${what} (${error.message})`;
+  throw error;
+});
+data.isComparison = data.columns.some((column) => column.role !== "");
 const byId = new Map(data.dialogues.map((dialogue) => [dialogue.id, dialogue]));
+const pane = document.getElementById("list");
 const list = document.getElementById("dialogues");
 const article = document.getElementById("dialogue");
 const more = document.getElementById("more");
@@ -13,16 +19,16 @@ let current = null;
 
 /** Return the dialogue and turn of an address: `#<dialogue>` or `#…/<dialogue>[/<turn>]`, percent-encoded. */
 function readAddress(hash) {
-  const parts = hash.replace(/^#/, "").split("/").map(decoded);
-  for (const name of [decoded(hash.replace(/^#/, "")), parts.at(-1)]) {
-    if (byId.has(name)) return { dialogue: byId.get(name) };
-  }
-  if (/^\d+$/.test(parts.at(-1))) {
-    for (const name of [parts.slice(0, -1).join("/"), parts.at(-2)]) {
-      if (byId.has(name)) return { dialogue: byId.get(name), turn: Number(parts.at(-1)) };
+  const whole = hash.replace(/^#/, "");
+  const parts = whole.split("/").map(decoded);
+  const last = parts.at(-1);
+  if (byId.has(decoded(whole))) return { dialogue: byId.get(decoded(whole)) };
+  if (parts.length > 1 && /^[0-9]+$/.test(last)) {
+    for (const name of [decoded(whole.slice(0, whole.lastIndexOf("/"))), parts.at(-2)]) {
+      if (byId.has(name)) return { dialogue: byId.get(name), turn: Number(last) };
     }
   }
-  return {};
+  return byId.has(last) ? { dialogue: byId.get(last) } : {};
 }
 
 function decoded(text) {
@@ -35,14 +41,26 @@ function decoded(text) {
 
 /** Show the dialogue that the address names, scrolled to its turn. */
 function followAddress() {
+  if (location.hash.length < 2 || document.getElementById(location.hash.slice(1))?.matches("h2")) return;
   const { dialogue, turn } = readAddress(location.hash);
-  if (dialogue === undefined) return;
+  if (dialogue === undefined) {
+    showMissing(decoded(location.hash.slice(1)));
+    return;
+  }
   show(dialogue);
   const target = turn === undefined ? null : article.querySelector(`[data-turn="${turn}"]`);
-  article.querySelectorAll(".current").forEach((one) => one.classList.remove("current"));
   target?.classList.add("current");
   (target ?? article).scrollIntoView({ block: "start" });
   (target ?? article).focus({ preventScroll: true });
+}
+
+function showMissing(address) {
+  current = null;
+  const where = document.getElementById("left-out") === null ? "" : " It may be one that was left out:";
+  const command = make("code", {}, "convbatch show RUN DIALOGUE");
+  article.replaceChildren(make("p", { class: "warning" }, visible(`This page has no dialogue “${address}”.`), where, " ", command));
+  markCurrent();
+  article.scrollIntoView({ block: "start" });
 }
 
 function show(dialogue) {
@@ -51,13 +69,16 @@ function show(dialogue) {
   markCurrent();
 }
 
+/** Mark the shown dialogue in the list, which scrolls to it; the page does not. */
 function markCurrent() {
   list.querySelectorAll("[aria-current]").forEach((link) => link.removeAttribute("aria-current"));
   const at = current === null ? -1 : shown.indexOf(current);
   while (at >= list.childElementCount) extendList();
-  const link = list.children[at]?.firstElementChild;
-  link?.setAttribute("aria-current", "true");
-  link?.scrollIntoView({ block: "nearest" });
+  const item = list.children[at];
+  if (item === undefined) return;
+  item.firstElementChild.setAttribute("aria-current", "true");
+  const [top, bottom] = [item.offsetTop, item.offsetTop + item.offsetHeight];
+  if (top < pane.scrollTop || bottom > pane.scrollTop + pane.clientHeight) pane.scrollTop = top - pane.clientHeight / 3;
 }
 
 function extendList() {
@@ -67,10 +88,16 @@ function extendList() {
 }
 
 function listItem(dialogue) {
-  const link = make("a", { href: addressOf(dialogue.id), dir: "auto" }, visible(dialogue.id));
+  const link = make("a", { href: addressOf(dialogue.id) }, make("bdi", {}, visible(dialogue.id)));
   const columns = columnsOf(data, dialogue, readFilters());
   const failed = columns.filter((reply) => reply.failed).length;
-  if (failed > 0) link.append(make("span", { class: "failed" }, columns.length === 1 ? " failed" : ` ${failed} of ${columns.length} failed`));
+  const changes = data.isComparison ? new Set(new Map(dialogue.flips ?? []).values()) : new Set();
+  if (changes.has("worse")) link.append(" ", make("span", { class: "badge harmful" }, "worse"));
+  else if (changes.has("better")) link.append(" ", make("span", { class: "badge improved" }, "better"));
+  else if (failed > 0) {
+    const text = columns.length === 1 || failed === columns.length ? "failed" : `${failed} of ${columns.length} failed`;
+    link.append(" ", make("span", { class: "badge failed" }, text));
+  }
   return make("li", {}, link);
 }
 
@@ -85,23 +112,37 @@ function filter() {
   if (shown.length === 0) {
     current = null;
     article.replaceChildren(make("p", {}, "No dialogue matches these filters."));
-  } else show(shown.includes(current) ? current : shown[0]);
+  } else show(shown.includes(current) ? current : firstOf(shown));
+}
+
+/** Return the dialogue to begin with: the worst flip, else the first failure, else the first. */
+function firstOf(dialogues) {
+  const start = data.start === null ? undefined : readAddress(data.start).dialogue;
+  if (dialogues.includes(start)) return start;
+  return dialogues.find((dialogue) => hasFailed(dialogue)) ?? dialogues[0];
+}
+
+function hasFailed(dialogue) {
+  return columnsOf(data, dialogue, readFilters()).some((reply) => reply.failed);
 }
 
 /** Go to the dialogue, turn or failure before or after. */
 function move(kind, step) {
+  if (current === null) return;
   if (kind === "dialogue") {
     const next = shown[shown.indexOf(current) + step];
     if (next !== undefined) location.hash = addressOf(next.id);
     return;
   }
-  const selector = kind === "turn" ? "[data-turn]" : "[data-turn]:has(.verdict.failed, .facts.error)";
-  const turns = [...article.querySelectorAll(selector)].map((one) => Number(one.dataset.turn));
+  const failing = ".verdict.failed, .facts.error";
+  const turns = [...article.querySelectorAll("[data-turn]")]
+    .filter((one) => kind === "turn" || one.querySelector(failing) !== null)
+    .map((one) => Number(one.dataset.turn));
   const here = readAddress(location.hash).dialogue === current ? (readAddress(location.hash).turn ?? 0) : 0;
-  const next = step > 0 ? turns.find((turn) => turn > here) : turns.findLast((turn) => turn < here);
+  const next = step > 0 ? turns.find((turn) => turn > here) : turns.reverse().find((turn) => turn < here);
   if (next !== undefined) location.hash = addressOf(current.id, next);
   else if (kind === "failure") {
-    const later = shown.slice(shown.indexOf(current) + 1).find((one) => columnsOf(data, one, readFilters()).some((reply) => reply.failed));
+    const later = shown.slice(shown.indexOf(current) + 1).find(hasFailed);
     if (later !== undefined) location.hash = addressOf(later.id);
   }
 }

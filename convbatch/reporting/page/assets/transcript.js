@@ -8,14 +8,15 @@ function addressOf(id, turn) {
 /** Show a dialogue in `article`. */
 function showDialogue(article, data, dialogue, wanted, marksWords) {
   const columns = columnsOf(data, dialogue, wanted);
-  const flipped = flippedTurns(dialogue, columns);
+  const flips = flipsOf(dialogue, columns);
   const parts = [titleOf(dialogue)];
   if (dialogue.system !== undefined) parts.push(labelled("system", dialogue.system));
   const last = Math.max(dialogue.turns.length, ...columns.flatMap((reply) => reply.turns.map((turn) => turn.turn)));
-  for (let number = 1; number <= last; number++) parts.push(turnOf(data, dialogue, columns, number, flipped, marksWords));
+  for (let number = 1; number <= last; number++) parts.push(turnOf(data, dialogue, columns, number, flips, marksWords));
   if (columns.some((reply) => reply.verdicts)) {
-    const cells = columns.map((reply) => make("div", { class: "reply" }, nameOf(reply), ...verdictsOf(reply.verdicts)));
-    parts.push(make("section", { class: "turn" }, make("h4", {}, "dialogue"), make("div", { class: "replies" }, ...cells)));
+    const cells = columns.map((reply) => make("div", { class: "reply" }, nameOf(data, reply), ...verdictsOf(reply.verdicts)));
+    const heading = make("h4", {}, "Whole dialogue", flipBadge(flips.get(null)));
+    parts.push(make("section", { class: "turn" }, heading, make("div", { class: "replies" }, ...cells)));
   }
   article.replaceChildren(...parts);
   article.setAttribute("aria-label", `Transcript of ${visible(dialogue.id)}`);
@@ -31,6 +32,7 @@ function titleOf(dialogue) {
     copyLine.addEventListener("click", () => copied(copyLine, dialogue.line));
     buttons.append(copyLine);
   }
+  buttons.append(make("a", { href: addressOf(dialogue.id) }, "Link to this dialogue"));
   const tags = (dialogue.tags ?? []).map((tag) => make("span", { class: "tag" }, visible(tag)));
   return make("header", {}, heading, ...tags, buttons);
 }
@@ -51,20 +53,34 @@ function plain(dialogue) {
   };
 }
 
-function turnOf(data, dialogue, columns, number, flipped, marksWords) {
+function turnOf(data, dialogue, columns, number, flips, marksWords) {
   const script = dialogue.turns[number - 1];
-  const link = make("a", { href: addressOf(dialogue.id, number), "aria-label": `Link to turn ${number}` }, `${number}`);
-  const heading = make("h4", {}, link, flipped.has(number) ? make("span", { class: "flip" }, "differs") : "");
+  const link = make("a", { href: addressOf(dialogue.id, number) }, `Turn ${number}`);
+  const heading = make("h4", {}, link, flipBadge(flips.get(number)));
   const section = make("section", { class: "turn", "data-turn": number, tabindex: "-1" }, heading);
   if (script !== undefined) {
     section.append(labelled("user", script.user ?? ""), ...mediaOf(data, script.media));
     for (const [label, text] of script.script ?? []) section.append(labelled(label, text));
   }
   const here = columns.filter((reply) => reply.turns.some((turn) => turn.turn === number));
-  const first = here.map((reply) => turnIn(reply, number)).find((turn) => turn.reply)?.reply;
-  const cells = here.map((reply) => replyOf(data, dialogue, reply, turnIn(reply, number), marksWords ? first : undefined));
+  const texts = here.map((reply) => turnIn(reply, number).reply);
+  const cells = here.map((reply, at) =>
+    replyOf(data, dialogue, reply, turnIn(reply, number), marksWords ? comparedWith(texts, at) : undefined),
+  );
   if (cells.length > 0) section.append(make("div", { class: "replies" }, ...cells));
   return section;
+}
+
+/** Return the text with which one of several is compared: the first one, and for that the first other that differs. */
+function comparedWith(texts, at) {
+  const first = texts.findIndex((text) => text);
+  return at === first ? texts.find((text) => text && text !== texts[at]) : texts[first];
+}
+
+function flipBadge(change) {
+  if (change === undefined) return "";
+  const kind = { worse: "harmful", better: "improved" }[change] ?? "differs";
+  return make("span", { class: `badge ${kind}` }, change);
 }
 
 function turnIn(reply, number) {
@@ -79,12 +95,13 @@ function textOf(text) {
   return make("div", { class: "text", dir: "auto" }, visible(text));
 }
 
-function nameOf(reply) {
-  return make("h5", {}, visible(reply.name));
+function nameOf(data, reply) {
+  const role = data.columns[reply.column].role;
+  return make("h5", {}, role ? make("span", { class: "role" }, role) : "", role ? " " : "", make("bdi", {}, visible(reply.name)));
 }
 
 function replyOf(data, dialogue, reply, turn, compared) {
-  const cell = make("div", { class: "reply", "data-status": turn.status }, nameOf(reply));
+  const cell = make("div", { class: "reply", "data-status": turn.status }, nameOf(data, reply));
   if (turn.user !== undefined) cell.append(labelled(`turn ${turn.turn} of this run`, turn.user));
   if (turn.thought !== undefined) cell.append(folded(`thought: ${turn.thought.length.toLocaleString("en")} characters`, turn.thought));
   for (const call of turn.calls ?? []) cell.append(folded(call.length > 80 ? `${call.slice(0, 79)}…` : call, call));
@@ -125,11 +142,10 @@ function verdictsOf(verdicts) {
 
 function mediaOf(data, paths) {
   return (paths ?? []).map((path) => {
-    const url = mediaUrl(data, path);
-    if (url === undefined) return make("p", { class: "facts" }, visible(`<${path}>`));
-    const type = data.media[path].type;
-    if (type.startsWith("image/")) return make("img", { src: url, alt: `picture ${path}` });
-    return make(type.startsWith("audio/") ? "audio" : "video", { src: url, controls: true, "aria-label": path });
+    const medium = mediumOf(data, path);
+    if (medium?.url === undefined) return make("p", { class: "facts" }, visible(`${path} ${medium?.left ?? ""}`));
+    if (medium.type.startsWith("image/")) return make("img", { src: medium.url, alt: `picture ${path}` });
+    return make(medium.type.startsWith("audio/") ? "audio" : "video", { src: medium.url, controls: true, "aria-label": path });
   });
 }
 
