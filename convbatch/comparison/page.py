@@ -24,7 +24,6 @@ from convbatch.comparison.render import (
 )
 from convbatch.console.html import Markup, element
 from convbatch.console.text import shorten
-from convbatch.dataset.reader import count_of
 from convbatch.errors import SetupError
 from convbatch.reporting.page.causes import Causes, Place
 from convbatch.reporting.page.document import html_page
@@ -37,7 +36,7 @@ from convbatch.reporting.page.overview import (
     warnings,
 )
 from convbatch.reporting.page.report_page import source_line
-from convbatch.reporting.page.tables import Table, table
+from convbatch.reporting.page.tables import Table, counted, table
 from convbatch.reporting.page.transcript_data import PageColumn, PageLimits, TranscriptData
 from convbatch.reporting.page.viewer import jump_list, section, viewer
 from convbatch.reporting.runs import ReportedRun, load_runs
@@ -169,11 +168,11 @@ def _numbers(comparison: Comparison) -> str:
     if comparison.judged:
         result = comparison.judged[0].result
         counts.append(
-            f"{result.worse:,} of {count_of(result.dialogues, 'dialogue')} got worse, {result.better:,} better"
+            f"{result.worse:,} of {counted(result.dialogues, 'dialogue')} got worse, {result.better:,} better"
         )
     if comparison.flips:
         worse = sum(flip.change == "harmful" for flip in comparison.flips)
-        counts.append(f"{count_of(worse, 'turn')} flipped to worse, {len(comparison.flips) - worse:,} to better")
+        counts.append(f"{counted(worse, 'turn')} flipped to worse, {len(comparison.flips) - worse:,} to better")
     return ". ".join([f"{text[:1].upper()}{text[1:]}", *counts]) + "."
 
 
@@ -205,9 +204,9 @@ def _flip_list(flips: Sequence[Flip]) -> Iterator[Markup]:
     if harmful:
         yield element("ol", *map(_flip, harmful[:FLIPS_OPEN]), class_="flips")
     if rest := harmful[FLIPS_OPEN:]:
-        yield _folded(f"{count_of(len(rest), 'more turn')} that got worse", rest)
+        yield _folded(f"{counted(len(rest), 'more turn')} that got worse", rest)
     if better:
-        yield _folded(f"{count_of(len(better), 'turn')} that got better", better)
+        yield _folded(f"{counted(len(better), 'turn')} that got better", better)
     if len(flips) > len(shown):
         yield element("p", f"… and {len(flips) - len(shown):,} more: filter the transcripts by Flipped", class_="note")
 

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from convbatch.console.html import Markup, element
 from convbatch.console.text import shorten
-from convbatch.dataset.reader import count_of
 from convbatch.dialogue import Dialogue
+from convbatch.reporting.page.tables import counted
 from convbatch.results.transcripts import TranscriptColumn
 
 CAUSES_SHOWN = 30
@@ -124,6 +124,6 @@ def _section(cause: Cause, group: _Failures) -> Markup:
         element("p", f"By target: {by_target}"),
         element("p", f"For example: {shorten(group.example, _REASON_READ)}"),
         element("ul", *links, class_="places"),
-        *([element("p", f"… and {count_of(more, 'more failure')} in these and other turns")] if more > 0 else []),
+        *([element("p", f"… and {counted(more, 'more failure')} in these and other turns")] if more > 0 else []),
         class_="cause",
     )  # fmt: skip

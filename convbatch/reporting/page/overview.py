@@ -10,12 +10,11 @@ import orjson
 from convbatch.console.html import Markup, element, joined
 from convbatch.console.tables import NONE, number_text
 from convbatch.console.text import shorten
-from convbatch.dataset.reader import count_of
 from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.journal.run_folder import shell_quote
 from convbatch.pricing import display_amount
 from convbatch.reporting.page.pass_rate import PassRate, share_text
-from convbatch.reporting.page.tables import Table, table
+from convbatch.reporting.page.tables import Table, counted, table
 from convbatch.reporting.runs import ReportedRun
 from convbatch.reporting.section import SHOWN_OF_A_NAME
 from convbatch.results.filters import Matcher
@@ -112,15 +111,15 @@ def warnings(totals: Sequence[TargetTotals]) -> Iterator[Markup]:
         total = one.total
         if total.open:
             resume = element("code", f"convbatch resume {shell_quote(one.run.run.path)}")
-            yield _warning(f"{one.name}: incomplete, {count_of(total.open, 'turn')} without a result: ", resume)
+            yield _warning(f"{one.name}: incomplete, {counted(total.open, 'turn')} without a result: ", resume)
         if total.possibly_paid:
-            yield _warning(f"{one.name}: {count_of(total.possibly_paid, 'call')} possibly paid without an answer")
+            yield _warning(f"{one.name}: {counted(total.possibly_paid, 'call')} possibly paid without an answer")
         yield from map(_warning, total.served_notes)
     for reported in {id(one.run): one.run for one in totals}.values():
         for target, reason in reported.run.suspended.items():
             yield _warning(f"{reported.label}: {target} is suspended: {reason}")
         if reported.run.damaged_places:
-            places = count_of(reported.run.damaged_places, "damaged place")
+            places = counted(reported.run.damaged_places, "damaged place")
             yield _warning(f"{reported.label}: {places} of the journal left out")
 
 
@@ -137,7 +136,7 @@ def cards(totals: Sequence[TargetTotals], roles: Sequence[str] = ()) -> Markup:
     """
     shown = [_card(one, roles[n] if n < len(roles) else "") for n, one in enumerate(totals[:CARDS_SHOWN])]
     left = len(totals) - len(shown)
-    note = f"… and {count_of(left, 'more target')} in the table below"
+    note = f"… and {counted(left, 'more target')} in the table below"
     more = [element("p", note, class_="note")] if left > 0 else []
     return element("div", *shown, *more, class_="cards")
 
@@ -194,7 +193,7 @@ def _facts(reported: ReportedRun) -> Iterator[tuple[str, str]]:
     yield "convbatch", f"{manifest.convbatch} on Python {manifest.python or '?'}" if manifest.convbatch else ""
     for source in dataset.sources:
         yield "dataset", f"{source.path} (SHA-256 {source.sha256})"
-    size = f"{dataset.dialogues:,}, {count_of(dataset.asked_turns, 'asked turn')}"
+    size = f"{dataset.dialogues:,}, {counted(dataset.asked_turns, 'asked turn')}"
     yield "dialogues", f"{size}; the run's copy: SHA-256 {dataset.sha256 or 'unknown'}"
     yield "selection", _json({name: value for name, value in dataset.selection.items() if value})
     yield "history", manifest.history

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from convbatch.console.html import Markup, element
-from convbatch.dataset.reader import count_of
+from convbatch.reporting.page.tables import counted
 
 _Z95 = 1.959963984540054
 _BAR = 1_000
@@ -38,7 +38,7 @@ class PassRate(NamedTuple):
     def sentence(self) -> str:
         """The counts and the interval in words."""
         open_ones = f"; {self.undecided:,} neither passed nor failed" if self.undecided else ""
-        counts = f"{self.passed:,} of {count_of(self.judged, 'dialogue')} passed"
+        counts = f"{self.passed:,} of {counted(self.judged, 'dialogue')} passed"
         return f"{counts} (95 % interval {share_text(self.low)} to {share_text(self.high)}){open_ones}"
 
     def bar(self) -> Markup:

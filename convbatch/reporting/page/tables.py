@@ -20,6 +20,11 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a number with its noun, singular or plural."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def table(content: Table, caption: str | None = None) -> Markup:
     """Return a table in a box that scrolls where the screen is narrow; the first column names the row."""
     sides = ["figure" if figures else None for figures in content.numeric]
@@ -35,8 +40,9 @@ def table(content: Table, caption: str | None = None) -> Markup:
         element("thead", element("tr", *head)),
         element("tbody", *body),
     ]
-    # It can be scrolled, so it must be reachable by keyboard.
-    return element("div", element("table", *parts), *more, class_="scroll", tabindex="0")
+    # It can be scrolled, so it must be reachable by keyboard, with a name.
+    box = {"role": "group", "aria_label": caption} if caption else {}
+    return element("div", element("table", *parts), *more, class_="scroll", tabindex="0", **box)
 
 
 def _cell(number: int, text: str, side: str | None) -> Markup:

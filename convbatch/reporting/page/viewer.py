@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from convbatch.console.html import Markup, element
-from convbatch.dataset.reader import count_of
+from convbatch.reporting.page.tables import counted
 from convbatch.reporting.page.transcript_data import PackedTranscripts
 
 _FILTERS = ("Outcome", "Flipped", "Status", "Finish reason", "Error kind", "Check", "Tag", "Target")
@@ -81,8 +81,8 @@ def _notes(data: PackedTranscripts, narrower: str) -> Iterator[Markup]:
     if left_out:
         yield element(
             "p",
-            f"This page has {data.kept:,} of {count_of(data.seen, 'dialogue')}, those that failed first; it has no "
-            f"room for {count_of(left_out, 'more dialogue')}: ",
+            f"This page has {data.kept:,} of {counted(data.seen, 'dialogue')}, those that failed first; it has no "
+            f"room for {counted(left_out, 'more dialogue')}: ",
             element("code", narrower),
             " makes a page of fewer, ",
             element("code", "convbatch show RUN DIALOGUE"),
@@ -91,7 +91,7 @@ def _notes(data: PackedTranscripts, narrower: str) -> Iterator[Markup]:
             id="left-out",
         )
     if data.media_left_out:
-        files = count_of(data.media_left_out, "large file")
+        files = counted(data.media_left_out, "large file")
         yield element("p", f"{files} of pictures or sound left out.", class_="note")
 
 
