@@ -364,7 +364,7 @@ def table(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write FILE.csv, FILE.parquet or FILE.json instead.")
+        Path | None, typer.Option("-o", "--out", help="Write FILE.csv, .xlsx, .parquet or .json instead.")
     ] = None,
     *,
     filters: FilterOptions,
@@ -383,7 +383,9 @@ def table(
         from convbatch.results.export import write_table
 
         rows = show.table_rows(loaded, matcher) if wide is None else wide_rows(loaded, wide, matcher)
-        write_table(replace(rows, rows=matcher.checked(rows.rows)), out)
+        row_count = None if matcher.filters or wide else sum(run.manifest.planned.rows for run in loaded)
+        table_name = "turns" if wide is None else wide
+        write_table(replace(rows, rows=matcher.checked(rows.rows)), out, name=table_name, row_count=row_count)
     elif wide is None:
         show.print_table(loaded, matcher)
     else:
@@ -462,7 +464,7 @@ def report(
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            "-o", "--out", help="Write FILE.html, .md, .json, or the main table as FILE.csv, .parquet instead."
+            "-o", "--out", help="Write FILE.html, .md, .json, .xlsx, or the main table as FILE.csv, .parquet instead."
         ),
     ] = None,
     open_it: Annotated[

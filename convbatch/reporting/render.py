@@ -18,7 +18,9 @@ from convbatch.console.text import printable, shorten
 from convbatch.pricing import display_amount, exact
 from convbatch.reporting.blocks import print_audit, print_bill, print_bill_lines
 from convbatch.reporting.section import Section
+from convbatch.results.columns import Column, unit_of
 from convbatch.results.export import Content, Part, json_bytes
+from convbatch.results.xlsx import Sheet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 _TOTAL = "total"
 MAIN_KEY, TOTALS_KEY = "usage", "totals"
-REPORT_PARTS: tuple[Part, ...] = ("rows", "value", "markdown", "page")
+REPORT_PARTS: tuple[Part, ...] = ("rows", "sheets", "value", "markdown", "page")
 """What a report can be written as; `-o` is checked against them before a run is read."""
 ROWS_SHOWN = 200
 """Maximum rows of a table on a terminal."""
@@ -193,13 +195,23 @@ def _print_grid(console: Console, view: TableView, rows: Sequence[Sequence[str]]
 
 
 def report_content(sections: Sequence[Section], by: Sequence[str], page: Callable[[], bytes]) -> Content:
-    """Return what a report can be written as: its main table, one object, a Markdown page, or an HTML page."""
+    """Return what a report can be written as: its main table, a workbook, one object, a Markdown or an HTML page."""
     return {
         "rows": lambda: sections[0].frame,
+        "sheets": lambda: _sheets(sections),
         "value": lambda: to_value(sections, by),
         "markdown": lambda: to_markdown(sections),
         "page": page,
     }
+
+
+def _sheets(sections: Sequence[Section]) -> list[Sheet]:
+    """Return a sheet for each section that says anything."""
+    return [
+        Sheet(name=section.title, table=section.frame, notes=section.notes)
+        for section in sections
+        if len(section.frame) or section.notes
+    ]
 
 
 def to_json(sections: Sequence[Section], by: Sequence[str]) -> bytes:
@@ -301,14 +313,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | None) or value in ("", _TOTAL)
 
 
-_MONEY_ENDS = ("cost", "spent", "bound", "at_most", "billed", "difference", "saved")
-
-
 def _cell(column: str, row: Mapping[str, Any]) -> str:
     value = row[column]
     if isinstance(value, str):
         return shorten(printable(value), SHOWN_OF_A_CELL)
-    if isinstance(value, float) and column.endswith(_MONEY_ENDS):
+    if isinstance(value, float) and unit_of(Column(column, "Float64", "")) == "money":
         currency = None if row.get("costs") else row.get("currency")  # `costs` includes the currency
         return display_amount(exact(value)) + (f" {currency}" if currency else "")
     if column == "cached_share" and value is not None:

@@ -20,6 +20,10 @@ Dtype = Literal["string", "Int64", "Float64", "boolean", "list[string]", "timest
 Row: TypeAlias = tuple[Any, ...]
 """One value a column; None = null, times as aware datetimes."""
 
+Unit = Literal["money", "share", "seconds"]
+_MONEY_ENDS = ("cost", "spent", "bound", "at_most", "billed", "difference", "saved", "saving")
+_SHARES = ("share", "cached_share", "valid_calls")
+
 STATUSES = ("ok", "blocked", "empty", "error", "skipped", "pending")
 
 
@@ -34,6 +38,19 @@ class Column(NamedTuple):
     """Return the cell of a row from the row's source; None: the source's attribute of the column's name."""
     is_long: bool = False
     """Texts of any length: they end a batch early, and get no statistics in the file's footer."""
+    unit: Unit | None = None
+    """Where the name does not tell it, as in a wide table; see `unit_of`."""
+
+
+def unit_of(column: Column) -> Unit | None:
+    """Return what a column of numbers counts; None for anything else than money, shares and seconds."""
+    if column.unit is not None or column.dtype != "Float64":
+        return column.unit
+    if column.name.endswith(_MONEY_ENDS):
+        return "money"
+    if column.name in _SHARES:
+        return "share"
+    return "seconds" if column.name.endswith("_s") and not column.name.endswith("_per_s") else None
 
 
 def row_builder(columns: Sequence[Column]) -> Callable[[Any], Row]:

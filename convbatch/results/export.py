@@ -20,21 +20,20 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import orjson
 
 from convbatch.errors import Problem, SetupError
-from convbatch.results.columns import Column, Dtype
-from convbatch.results.parquet import Arrow, Rows, schema
+from convbatch.results.parquet import Rows, rows_of, schema
+from convbatch.results.xlsx import FORMULA_STARTS, Sheet, meanings, write_workbook
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# The characters that OWASP lists for CSV injection, with their full-width forms: Chinese spreadsheets accept those too.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _QUOTED = frozenset('",\r\n')
 
 
-Part = Literal["rows", "value", "markdown", "junit", "page"]
+Part = Literal["rows", "sheets", "value", "markdown", "junit", "page"]
 Content = Mapping[Part, Callable[[], Any]]
-"""What a command can write: for each part a function that makes it. `rows` is a table (`Rows` or a frame), `value` one
-JSON value, `markdown` the text of a page, `junit` the bytes of JUnit XML, `page` those of an HTML page."""
+"""What a command can write: for each part a function that makes it. `rows` is a table (`Rows` or a frame), `sheets` a
+list of `Sheet`, `value` one JSON value, `markdown` the text of a page, `junit` the bytes of JUnit XML, `page` those of
+an HTML page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +79,25 @@ def write_files(content: Content, paths: Iterable[Path]) -> None:
         raise SetupError.of(problems)
 
 
-def write_table(table: Rows | pd.DataFrame, path: Path) -> None:
-    """Write a table, e.g. as `.csv`, `.json` or `.parquet`.
+TABLE_PARTS: tuple[Part, ...] = ("rows", "sheets")
+"""What a table can be written as."""
+
+
+def write_table(table: Rows | pd.DataFrame, path: Path, *, name: str = "rows", row_count: int | None = None) -> None:
+    """Write a table, e.g. as `.csv`, `.json`, `.parquet` or `.xlsx`.
 
     Args:
         table: Rows, or a frame; a named index becomes leading columns.
         path: The file to write; an existing one is replaced.
+        name: Of its sheet in a workbook.
+        row_count: Of `Rows`, if known.
 
     Raises:
         SetupError: The suffix is not a table format, or the file cannot be written.
     """
-    write_content({"rows": lambda: table}, path)
+    explained = [meanings(table.columns)] if isinstance(table, Rows) else []
+    sheet = Sheet(name=name, table=table, row_count=row_count)
+    write_content({"rows": lambda: table, "sheets": lambda: [sheet, *explained]}, path)
 
 
 def check_suffix(path: Path, parts: Collection[Part]) -> OutputFormat:
@@ -192,12 +199,12 @@ def json_bytes(value: Any) -> bytes:
 
 def _write_csv(table: Rows | pd.DataFrame, file: IO[bytes]) -> None:
     file.write(b"\xef\xbb\xbf")
-    for line in csv_lines(_rows_of(table)):
+    for line in csv_lines(rows_of(table)):
         file.write(line.encode())
 
 
 def _write_json_rows(table: Rows | pd.DataFrame, file: IO[bytes]) -> None:
-    rows = _rows_of(table)
+    rows = rows_of(table)
     names = [column.name for column in rows.columns]
     opening = b"[\n"
     for row in rows.rows:
@@ -209,7 +216,7 @@ def _write_json_rows(table: Rows | pd.DataFrame, file: IO[bytes]) -> None:
 def _write_parquet(table: Rows | pd.DataFrame, file: IO[bytes]) -> None:
     import pyarrow.parquet as pq
 
-    rows = _rows_of(table)
+    rows = rows_of(table)
     with pq.ParquetWriter(file, schema(rows.columns), compression="zstd") as writer:
         for batch in rows.batches():
             writer.write_table(batch)
@@ -233,6 +240,9 @@ FORMATS = (
         writers={"markdown": lambda page, file: file.write(page.encode())},
     ),
     OutputFormat(suffix=".parquet", doc="a table with its types", writers={"rows": _write_parquet}),
+    OutputFormat(
+        suffix=".xlsx", doc="a workbook for Excel, a sheet for each table", writers={"sheets": write_workbook}
+    ),
     OutputFormat(suffix=".xml", doc="JUnit XML for CI", writers={"junit": lambda suite, file: file.write(suite)}),
 )
 """Every format of `table -o`, `report -o` and `compare -o`."""
@@ -255,37 +265,10 @@ def _cell(value: Any) -> str:
 
 
 def _escape_formula(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def _quoted(text: str) -> str:
     if text and _QUOTED.isdisjoint(text):
         return text
     return '"' + text.replace('"', '""') + '"'
-
-
-def _rows_of(frame: Rows | pd.DataFrame) -> Rows:
-    if isinstance(frame, Rows):
-        return frame
-    import pyarrow as pa
-
-    flat = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
-    table = pa.Table.from_pandas(flat, preserve_index=False)
-    columns = [Column(field.name, _dtype(field.type), "") for field in table.schema]
-    table = table.cast(schema(columns))
-    cells = [column.to_pylist() for column in table.columns]
-    return Rows(columns=columns, rows=zip(*cells, strict=True))
-
-
-def _dtype(kind: Arrow) -> Dtype:
-    import pyarrow as pa
-
-    if pa.types.is_boolean(kind):
-        return "boolean"
-    if pa.types.is_integer(kind):
-        return "Int64"
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return "Float64"
-    if pa.types.is_timestamp(kind):
-        return "timestamp[us, UTC]"
-    return "list[string]" if pa.types.is_list(kind) or pa.types.is_large_list(kind) else "string"

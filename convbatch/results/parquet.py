@@ -233,3 +233,31 @@ def _to_frame(table: Arrow) -> pd.DataFrame:
         if pa.types.is_list(field.type):
             frame[field.name] = pd.Series(table.column(field.name).to_pylist(), index=frame.index, dtype=object)
     return frame
+
+
+def rows_of(frame: Rows | pd.DataFrame) -> Rows:
+    """Return a table as rows; a named index becomes leading columns."""
+    if isinstance(frame, Rows):
+        return frame
+    import pyarrow as pa
+
+    flat = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
+    table = pa.Table.from_pandas(flat, preserve_index=False)
+    columns = [Column(field.name, _dtype(field.type), "") for field in table.schema]
+    table = table.cast(schema(columns))
+    cells = [column.to_pylist() for column in table.columns]
+    return Rows(columns=columns, rows=zip(*cells, strict=True))
+
+
+def _dtype(kind: Arrow) -> Dtype:
+    import pyarrow as pa
+
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    if pa.types.is_integer(kind):
+        return "Int64"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "Float64"
+    if pa.types.is_timestamp(kind):
+        return "timestamp[us, UTC]"
+    return "list[string]" if pa.types.is_list(kind) or pa.types.is_large_list(kind) else "string"

@@ -71,7 +71,9 @@ def wide_columns(runs: Sequence[Run], value: str) -> list[Column]:
         raise SetupError(f"the table has no wide form of {value!r}", hint=did_you_mean(value, WIDE))
     names = [name for of_run in target_names(runs) for name in of_run]
     keys = [column for column in TURNS if column.name in WIDE_KEYS]
-    return [*keys, *(Column(name, WIDE[value], f"`{value}` of this target", is_long=True) for name in names)]
+    unit = "money" if value == "cost" else None
+    meaning = f"`{value}` of this target"
+    return [*keys, *(Column(name, WIDE[value], meaning, is_long=True, unit=unit) for name in names)]
 
 
 def wide_rows(runs: Sequence[Run], value: str, matcher: Matcher | None = None) -> Rows:

@@ -12,10 +12,9 @@ from convbatch.comparison.compare import Comparison
 from convbatch.comparison.render import COMPARISON_PARTS, comparison_content
 from convbatch.errors import SetupError
 from convbatch.reporting.render import REPORT_PARTS, report_content
-from convbatch.results.export import FORMATS, Part, check_suffix, write_content
+from convbatch.results.export import FORMATS, TABLE_PARTS, Part, check_suffix, write_content
 from tests.conftest import Command
 
-TABLE_PARTS: tuple[Part, ...] = ("rows",)
 PARTS = {"table": TABLE_PARTS, "report": REPORT_PARTS, "compare": COMPARISON_PARTS}
 
 
@@ -25,8 +24,8 @@ def suffixes(parts: Collection[Part]) -> set[str]:
 
 def test_each_command_writes_the_formats_of_its_parts() -> None:
     assert {name: suffixes(parts) for name, parts in PARTS.items()} == {
-        "table": {".csv", ".json", ".parquet"},
-        "report": {".csv", ".html", ".json", ".md", ".parquet"},
+        "table": {".csv", ".json", ".parquet", ".xlsx"},
+        "report": {".csv", ".html", ".json", ".md", ".parquet", ".xlsx"},
         "compare": {".html", ".json", ".md", ".xml"},
     }
 
