@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import islice
 
-from convbatch.console.text import printable, printable_lines
+from convbatch.console.text import printable, printable_lines, shorten
 
+ROWS_SHOWN = 50
+SHOWN_OF_A_TEXT = 500
+"""Characters."""
 _EMPTY_TAGS = frozenset({"br", "col", "hr", "input", "meta"})
 
 
@@ -52,7 +56,7 @@ def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]
     Args:
         title: One line above the table.
         headings: Names of the columns.
-        rows: Cells as text.
+        rows: Cells as text; those after the first `ROWS_SHOWN` are counted only.
         left: How many columns, from the first, are text; the others are figures.
     """
 
@@ -61,12 +65,15 @@ def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]
         each = zip(sides, texts, strict=True)
         return "".join(f'<{tag} style="text-align: {side}">{_text(text)}</{tag}>' for side, text in each)
 
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    rest = iter(rows)
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in islice(rest, ROWS_SHOWN))
+    left_out = sum(1 for _ in rest)
+    more = f"<p>… and {left_out:,} more</p>" if left_out else ""
     return (
         f"<div><p>{_text(title)}</p><table><thead><tr>{cells('th', headings)}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
+        f"<tbody>{body}</tbody></table>{more}</div>"
     )
 
 
 def _text(text: str) -> str:
-    return escape(printable(text))
+    return escape(printable(shorten(text, SHOWN_OF_A_TEXT)))

@@ -24,7 +24,7 @@ from convbatch.errors import ConvbatchError
 from convbatch.journal.index import Archive
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import RunFolder, find_run
-from convbatch.pricing import PriceTable
+from convbatch.pricing import PriceTable, display_amount
 from convbatch.results.cache import (
     DAMAGED_PLACES,
     SUSPENDED,
@@ -234,7 +234,11 @@ def _figures(total: TargetSummary) -> list[str]:
     """Return the cells of `_FIGURES`; an unknown value is a dash."""
     counts = (total.ok, total.blocked, total.empty, total.error + total.skipped, total.open)
     numbers = (*counts, total.input_tokens, total.output_tokens)
-    cost = NONE if total.spent is None else f"{total.spent:f} {total.currency}" + (" + ?" if total.unpriced else "")
+    cost = (
+        NONE
+        if total.spent is None
+        else f"{display_amount(total.spent)} {total.currency}" + (" + ?" if total.unpriced else "")
+    )
     passed = f"{total.passed:,}/{total.judged:,}" if total.judged or total.undecided else NONE
     name = f"{total.target} (SIMULATED)" if total.simulated else total.target
     return [name, *map(number_text, numbers), cost, passed]
