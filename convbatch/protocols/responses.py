@@ -65,7 +65,7 @@ from convbatch.protocols.error_mapping import classify_error, empty_response, er
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.growing import settled, with_text
 from convbatch.protocols.media_parts import has_media, media_parts
-from convbatch.protocols.model_settings import effort_of, refuse_settings
+from convbatch.protocols.model_settings import UNKNOWN_MODEL, effort_of, refuse_settings, settings_of_model
 from convbatch.protocols.openai import OpenAI
 from convbatch.protocols.responses_stored import NOT_STORED, NOTHING_STORED, last_stored
 from convbatch.protocols.responses_tools import CALL_IDS, call_items, name_calls, result_items
@@ -95,6 +95,7 @@ _REFUSED = {
     "thinking_budget": "use reasoning_effort",
     "safety": "only the gemini protocol has it",
 }
+_LEAST_OUTPUT = 16
 _NO_SEED = 'not part of Responses; use protocol = "openai", or name the field of a server that knows it in seed_field'
 _WHOLE_HISTORY = 'each request contains the whole history; replay = "stored" for this gateway sends an id instead'
 _ONLY_CHAT = 'remove it, or use protocol = "openai"'
@@ -289,8 +290,16 @@ def _applied(body: dict[str, Any], ask: Ask, endpoint: Endpoint) -> dict[str, An
 
 def _refuse(settings: Settings, model: str, endpoint: Endpoint) -> None:
     refused = _REFUSED if endpoint.seed_field is not None else {**_REFUSED, "seed": _NO_SEED}
-    refuse_settings(settings, refused, "responses", model)
+    refuse_settings(settings, refused, "responses", model, _too_short(settings, model))
     refuse_cache_control(settings, "OpenAI")
+
+
+def _too_short(settings: Settings, model: str) -> list[str]:
+    """Return the limit on output if OpenAI refuses it as too small; other servers may take any."""
+    most = settings.max_output_tokens
+    if most is None or most >= _LEAST_OUTPUT or settings_of_model("responses", model) is UNKNOWN_MODEL:
+        return []
+    return [f"max_output_tokens {most} (Responses takes {_LEAST_OUTPUT} or more)"]
 
 
 def _nested(settings: Settings) -> dict[str, Any]:

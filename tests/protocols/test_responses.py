@@ -167,6 +167,13 @@ def test_what_the_wire_cannot_carry_is_refused_by_name(set_to: dict[str, Any], n
     assert [text for text in named if text not in str(refused.value)] == []
 
 
+def test_a_limit_that_openai_finds_too_small_is_refused_for_its_models_only() -> None:
+    with pytest.raises(CannotCarry, match=r"max_output_tokens 15 \(Responses takes 16 or more\)"):
+        body_of(user("x"), model="gpt-4.1", settings=Settings(max_output_tokens=15))
+    for model, most in (("gpt-4.1", 16), ("llama", 5)):
+        assert body_of(user("x"), model=model, settings=Settings(max_output_tokens=most))["max_output_tokens"] == most
+
+
 def test_a_seed_is_sent_where_the_gateway_names_its_field() -> None:
     endpoint = Endpoint(base_url="http://h/v1", seed_field="random_seed")
     assert body_of(user("x"), endpoint=endpoint, settings=Settings(seed=5))["random_seed"] == 5
