@@ -11,6 +11,7 @@ from typing import NamedTuple, TextIO
 
 from convbatch.console.status_block import cell_width
 from convbatch.console.text import columns_of, printable_lines
+from convbatch.console.wrapping import cut
 from convbatch.engine.call import Call
 from convbatch.redaction import redact
 from convbatch.reply import Attempt, Failure, Reply
@@ -19,6 +20,8 @@ MAX_COLUMNS = 100
 """Lines are not longer than this, however wide the terminal is."""
 PIPE_COLUMNS = 80
 _INDENT = 11
+_SHORTEST_ID = 20
+"""A long id of a dialogue is cut to what the other names leave, but not below this."""
 _PIECES = re.compile(r"\n|[^\S\n]+|[^\s\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef]+|.", re.DOTALL)
 """What a line may be broken between: words, and single wide characters."""
 
@@ -174,14 +177,11 @@ class Follower:
             lines.clear()
 
     def _title(self, of: ConversationId) -> str:
-        name = " · ".join(
-            [
-                of.dialogue,
-                *([of.target] if self._names_target else []),
-                *([f"repeat {of.repeat}"] if of.repeat > 1 else []),
-            ]
-        )
-        line = f"── {_safe(name)} "
+        names = [of.target] if self._names_target else []
+        names += [f"repeat {of.repeat}"] if of.repeat > 1 else []
+        end = _safe("".join(f" · {name}" for name in names))
+        left = self._columns - cell_width(f"── {end} ──")
+        line = f"── {cut(_safe(of.dialogue), max(left, _SHORTEST_ID))}{end} "
         return f"\n{line}{'─' * max(2, self._columns - cell_width(line))}\n"
 
     def _print_block(self, of: ConversationId, label: str, text: str) -> None:

@@ -63,6 +63,17 @@ def test_a_failed_attempt_is_named_and_the_question_is_not_repeated() -> None:
     assert out.getvalue().count("question 1 of a") == 1
 
 
+@given(name=st.text(st.sampled_from("ab 1-中"), min_size=1, max_size=120))
+def test_a_long_id_is_cut_so_that_its_heading_fits(name: str) -> None:
+    out = io.StringIO()
+    follower = Follower(out, targets=2)
+    follower.sending(call(name))
+    follower.close()
+    heading = next(line for line in out.getvalue().splitlines() if line.startswith("──"))
+    assert cell_width(heading) <= 80
+    assert " · m@g ──" in heading
+
+
 @given(pieces=st.lists(st.text(st.sampled_from("ab 中，\n\t"), max_size=12), max_size=12))
 def test_a_text_in_any_pieces_is_printed_as_the_whole_text_is(pieces: list[str]) -> None:
     live, whole = LiveText(40, "reply"), LiveText(40, "reply")
