@@ -200,7 +200,7 @@ def _notes(total: TargetSummary) -> Iterator[str]:
         f"{total.attempts:,} attempt{'' if total.attempts == 1 else 's'}"
         if total.attempts > answered - total.reused + total.further_steps
         else "",
-        f"{total.further_steps:,} further step{'' if total.further_steps == 1 else 's'} of turns with tools"
+        f"{total.further_steps:,} further step{'' if total.further_steps == 1 else 's'} of turns with tools or pauses"
         if total.further_steps
         else "",
         _possibly_paid(total) if total.possibly_paid else "",

@@ -133,7 +133,7 @@ def test_resume_goes_on_inside_a_turn(
     provider.faults = FaultScript()
     done = convbatch("resume", "out")
     assert done.code == 0
-    assert "5 attempts, 2 further steps of turns with tools" in done.err + done.out
+    assert "5 attempts, 2 further steps of turns with tools or pauses" in done.err + done.out
     assert "max_steps in high" in convbatch("run", "d.jsonl", "-m", "sim-good@at-gemini", "--dry-run").out
     run = cb.load(tmp_path / "out")
     assert list(run.turns["steps"]) == [3, 1]
