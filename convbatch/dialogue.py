@@ -38,6 +38,8 @@ class Part(NamedTuple):
     """Of media that the provider fetches itself."""
     size: int | None = None
     """Bytes of the content, where it is known; no part of the part's identity."""
+    detail: str | None = None
+    """How closely the model looks at a picture (`protocols/media_limits.py`); None: as the provider decides."""
 
 
 class ToolResult(NamedTuple):
@@ -313,11 +315,12 @@ def part_to_plain(part: Part) -> dict[str, Any]:
     """Return the form of the dataset contract."""
     if part.kind == "text":
         return {"text": part.text}
+    detail = {} if part.detail is None else {"detail": part.detail}
     if part.data is not None:
-        return {"data": part.data, "mime_type": part.mime_type}
+        return {"data": part.data, "mime_type": part.mime_type, **detail}
     if part.uri is not None:
-        return {"uri": part.uri, "mime_type": part.mime_type}
-    return {part.kind: part.path}
+        return {"uri": part.uri, "mime_type": part.mime_type, **detail}
+    return {part.kind: part.path, **detail}
 
 
 def _result_to_plain(result: ToolResult) -> dict[str, Any]:
@@ -355,6 +358,12 @@ def part_from_plain(plain: Mapping[str, Any]) -> Part:
         return text_part(plain["text"])
     if "data" in plain or "uri" in plain:
         mime_type: str = plain["mime_type"]
-        return Part(kind=kind_named(mime_type), data=plain.get("data"), mime_type=mime_type, uri=plain.get("uri"))
+        return Part(
+            kind=kind_named(mime_type),
+            data=plain.get("data"),
+            mime_type=mime_type,
+            uri=plain.get("uri"),
+            detail=plain.get("detail"),
+        )
     named: list[PartKind] = [kind for kind in MEDIA_KINDS if kind in plain]
-    return Part(kind=named[0], path=plain[named[0]])
+    return Part(kind=named[0], path=plain[named[0]], detail=plain.get("detail"))

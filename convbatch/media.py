@@ -15,6 +15,8 @@ HEAD_BYTES = 8 * 2**10
 """How much of a content `media_type_of` needs."""
 LARGEST = 75_000_000
 """Bytes of the largest content that fits a request of any wire (`protocols/media_limits.py`)."""
+DETAILS = ("auto", "low", "medium", "high", "ultra_high", "original")
+"""How closely a model may look at a picture; each wire takes some of them (`protocols/media_limits.py`)."""
 
 
 class MediaType(NamedTuple):

@@ -254,7 +254,7 @@ class MediaSpool:
 
         def kept(place: str | None, part: Part) -> Part:
             try:
-                return self._keep(part, root)
+                return self._keep(part, root)._replace(detail=part.detail)
             except _Unusable as problem:
                 issues.append(_issue(part, place, problem))
                 return part

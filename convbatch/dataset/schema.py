@@ -31,6 +31,7 @@ from convbatch.dataset.foreign_checks import KIND_KEYS, absent_kind, check_name,
 from convbatch.dataset.jsonl import display_json, excerpt
 from convbatch.dataset.tool_rules import call_issues, declaration_issues, result_issues
 from convbatch.errors import Issue, did_you_mean, nearest
+from convbatch.media import DETAILS, kind_named
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -52,6 +53,7 @@ class PartForm(TypedDict, total=False):
     data: Text
     mime_type: Text
     uri: Text
+    detail: Text
 
 
 @with_config(_STRICT)
@@ -405,7 +407,18 @@ _PART_FORMS = (
 
 
 def _part_problem(part: dict[str, Any]) -> tuple[str, str]:
-    kinds = [key for key in part if key != "mime_type"]
+    what, hint = _form_problem(part)
+    if what or "detail" not in part:
+        return what, hint
+    if "image" not in part and kind_named(part.get("mime_type", "")) != "image":
+        return '"detail" of a part that is no image', 'only an image has "detail"'
+    if part["detail"] not in DETAILS:
+        return f'"detail" is not one of {", ".join(DETAILS)}', did_you_mean(part["detail"], DETAILS)
+    return "", ""
+
+
+def _form_problem(part: dict[str, Any]) -> tuple[str, str]:
+    kinds = [key for key in part if key not in ("mime_type", "detail")]
     if len(kinds) != 1:
         return ("a part of no kind" if not kinds else f"a part of {len(kinds)} kinds at once"), _PART_FORMS
     if kinds[0] == "uri":

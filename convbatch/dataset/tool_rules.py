@@ -19,7 +19,7 @@ from convbatch.tools import RESULT_KEYS, is_conditional_result
 
 PartProblem = Callable[[dict[str, Any]], tuple[str, str]]
 """What is wrong with a part of a message, with a hint; empty texts where nothing is."""
-_PART_KEYS = (*MEDIA_KINDS, "data", "mime_type", "uri")
+_PART_KEYS = (*MEDIA_KINDS, "data", "mime_type", "uri", "detail")
 _CALL_KEYS = ("name", "arguments", "id", "result", "error", "media")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}|[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
 _CALL_EXAMPLE = '{"name": "get_weather", "arguments": {"city": "Lima"}, "result": {"celsius": 21}}'

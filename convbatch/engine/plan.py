@@ -117,7 +117,9 @@ class TurnKeys:
 
 def _part_values(part: Part) -> list[Any]:
     # The path of media in a run folder is their digest.
-    return [part.kind, part.text, part.path, part.data, part.mime_type, *([] if part.uri is None else [part.uri])]
+    values: list[Any] = [part.kind, part.text, part.path, part.data, part.mime_type]
+    values += [] if part.uri is None else [part.uri]
+    return values if part.detail is None else [*values, {"detail": part.detail}]
 
 
 def _result_values(result: ToolResult) -> list[Any]:

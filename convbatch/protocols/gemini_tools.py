@@ -20,10 +20,15 @@ from convbatch.tools import ToolCall
 _BEFORE_3 = re.compile(r"(?:.*/)?gemini-(?:[12](?:\.\d+)?(?:-|$)|pro(?:-vision)?$)", re.IGNORECASE)
 
 
+def is_before_3(model: str) -> bool:
+    """Return whether a model is older than Gemini 3, by its name."""
+    return _BEFORE_3.match(model) is not None
+
+
 def refuse_json_beside_tools(body: Mapping[str, Any], model: str) -> None:
     """Raise `CannotCarry` for tools and a reply in JSON in one request, which models before Gemini 3 refuse."""
     config = body.get("generationConfig") or {}
-    if body.get("tools") and config.get("responseMimeType") == "application/json" and _BEFORE_3.match(model):
+    if body.get("tools") and config.get("responseMimeType") == "application/json" and is_before_3(model):
         raise CannotCarry(
             f"response_schema beside tools ({model} takes one or the other, Gemini 3 and later take both): "
             "remove the setting or the tools, or ask another model"

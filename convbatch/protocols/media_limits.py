@@ -27,6 +27,9 @@ class WireMedia:
     """How their addresses begin."""
     in_results: tuple[PartKind, ...] = ()
     """Kinds that the result of a tool may have."""
+    details: Mapping[str, str] = field(default_factory=dict)
+    """`detail` of a picture → the wire's own word; `auto` is what a wire does without one."""
+    has_details_in_results: bool = False
     max_bytes: Mapping[PartKind, int] = field(default_factory=dict)
     max_request: int
     """Bytes of the whole request."""
@@ -52,6 +55,7 @@ WIRE_MEDIA: Mapping[str, WireMedia] = {
         uris=("image", "audio", "video", "document"),
         schemes=("https://", "http://", "gs://", "files/"),
         in_results=("image", "document"),
+        details={level: f"MEDIA_RESOLUTION_{level.upper()}" for level in ("low", "medium", "high", "ultra_high")},
         max_bytes={"document": 50 * MB},
         max_request=100 * MB,
     ),
@@ -62,6 +66,7 @@ WIRE_MEDIA: Mapping[str, WireMedia] = {
             "document": ("application/pdf",),
         },
         uris=("image",),
+        details={level: level for level in ("auto", "low", "high", "original")},
         max_request=50 * MB,
     ),
     "responses": WireMedia(
@@ -72,6 +77,8 @@ WIRE_MEDIA: Mapping[str, WireMedia] = {
         },
         uris=("image", "document"),
         in_results=("image", "document"),
+        details={level: level for level in ("auto", "low", "high", "original")},
+        has_details_in_results=True,
         max_request=50 * MB,
     ),
     "anthropic": WireMedia(
@@ -129,14 +136,34 @@ def _short(mime_type: str) -> str:
     return mime_type.partition("/")[2]
 
 
+def detail_problem(protocol: str, detail: str | None, *, in_result: bool = False) -> str | None:
+    """Return why a wire does not take the `detail` of a picture; None if it does, and without one."""
+    wire = WIRE_MEDIA[protocol]
+    if detail in (None, "auto"):
+        return None
+    if not wire.details or (in_result and not wire.has_details_in_results):
+        where = " in the result of a tool" if wire.details else ""
+        return f"the {protocol} protocol takes no detail of an image{where}"
+    if detail in wire.details:
+        return None
+    return f"the {protocol} protocol takes no detail {detail!r} of an image ({', '.join(wire.details)})"
+
+
 def wires_for(
-    kind: PartKind, mime_type: str, size: int | None, uri: str | None, *, in_result: bool = False
+    kind: PartKind,
+    mime_type: str,
+    size: int | None,
+    uri: str | None,
+    *,
+    in_result: bool = False,
+    detail: str | None = None,
 ) -> list[str]:
     """Return the wires that take a part."""
     return [
         protocol
         for protocol in WIRE_MEDIA
         if media_problem(protocol, kind, mime_type, size, uri, in_result=in_result) is None
+        and detail_problem(protocol, detail, in_result=in_result) is None
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from convbatch.dialogue import Part
 from convbatch.media import type_named
-from convbatch.protocols.media_limits import media_problem
+from convbatch.protocols.media_limits import WIRE_MEDIA, detail_problem, media_problem
 from convbatch.protocols.wire import CannotCarry
 
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/mp3": "mp3"}
@@ -40,6 +40,7 @@ def _carried(protocol: str, part: Part, *, in_result: bool = False) -> Part:
     if part.data is None and part.uri is None:
         raise CannotCarry(f"the content of {part.path} was not read")
     problem = media_problem(protocol, part.kind, part.mime_type or "", None, part.uri, in_result=in_result)
+    problem = problem or detail_problem(protocol, part.detail, in_result=in_result)
     if problem is not None:
         raise CannotCarry(f"{problem}; remove the part or the target")
     return part
@@ -47,9 +48,11 @@ def _carried(protocol: str, part: Part, *, in_result: bool = False) -> Part:
 
 def _gemini(part: Part) -> dict[str, Any]:
     known = {} if (part.mime_type or "").endswith("/*") else {"mimeType": part.mime_type}
+    level = WIRE_MEDIA["gemini"].details.get(part.detail or "")
+    detail = {} if level is None else {"mediaResolution": {"level": level}}
     if part.uri is not None:
-        return {"fileData": {**known, "fileUri": part.uri}}
-    return {"inlineData": {**known, "data": part.data}}
+        return {"fileData": {**known, "fileUri": part.uri}, **detail}
+    return {"inlineData": {**known, "data": part.data}, **detail}
 
 
 def _data_url(part: Part) -> str:
@@ -59,7 +62,8 @@ def _data_url(part: Part) -> str:
 def _openai(part: Part) -> dict[str, Any]:
     match part.kind:
         case "image":
-            return {"type": "image_url", "image_url": {"url": part.uri or _data_url(part)}}
+            detail = {} if part.detail is None else {"detail": part.detail}
+            return {"type": "image_url", "image_url": {"url": part.uri or _data_url(part), **detail}}
         case "audio":
             return {"type": "input_audio", "input_audio": _audio(part)}
         case _:
@@ -69,7 +73,7 @@ def _openai(part: Part) -> dict[str, Any]:
 def _responses(part: Part) -> dict[str, Any]:
     match part.kind:
         case "image":
-            return {"type": "input_image", "image_url": part.uri or _data_url(part), "detail": "auto"}
+            return {"type": "input_image", "image_url": part.uri or _data_url(part), "detail": part.detail or "auto"}
         case "audio":
             return {"type": "input_audio", "input_audio": _audio(part)}
         case _ if part.uri is not None:

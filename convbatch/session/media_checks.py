@@ -12,7 +12,13 @@ from convbatch.dialogue import Dialogue, HistoryMode, Message, Part, scripted_me
 from convbatch.errors import Issue
 from convbatch.journal.media_store import read_media
 from convbatch.media import type_of_path
-from convbatch.protocols.media_limits import media_problem, request_problem, wires_for
+from convbatch.protocols.gemini_tools import is_before_3
+from convbatch.protocols.media_limits import detail_problem, media_problem, request_problem, wires_for
+
+_RESOLUTION_HINT = (
+    'remove "detail"; for all media of a request, "settings": {"extra": {"generationConfig": {"mediaResolution": '
+    '"MEDIA_RESOLUTION_LOW"}}}'
+)
 
 
 def refuse_media(
@@ -25,12 +31,16 @@ def refuse_media(
     by_wire: dict[str, list[str]] = {}
     for target in targets:
         by_wire.setdefault(target.gateway.protocol, []).append(target.name)
+    before_3 = [one.name for one in targets if one.gateway.protocol == "gemini" and is_before_3(one.model)]
 
     def issues(dialogue: Dialogue, as_read: Dialogue) -> Iterator[Issue]:
         found = media_of(dialogue)
         for (place, part, in_result), (_, given, _) in zip(found, media_of(as_read), strict=True):
-            for issue in _part_issues(part, place, folder, by_wire, in_result=in_result):
-                yield replace(issue, found=shown_part(given))
+            of_part = [*_part_issues(part, place, folder, by_wire, in_result=in_result)]
+            if before_3 and part.detail not in (None, "auto"):
+                what = f"models before Gemini 3 take no detail of an image ({', '.join(before_3)})"
+                of_part.append(Issue(what=what, field=place or "tool_results", hint=_RESOLUTION_HINT))
+            yield from (replace(issue, found=shown_part(given)) for issue in of_part)
         if found:
             yield from _size_issues(_sizes(dialogue, history, folder), by_wire)
 
@@ -45,8 +55,9 @@ def _part_issues(
     size = _size(part, folder)
     for protocol, names in by_wire.items():
         problem = media_problem(protocol, part.kind, mime_type, size, part.uri, in_result=in_result)
+        problem = problem or detail_problem(protocol, part.detail, in_result=in_result)
         if problem is not None:
-            wires = wires_for(part.kind, mime_type, size, part.uri, in_result=in_result)
+            wires = wires_for(part.kind, mime_type, size, part.uri, in_result=in_result, detail=part.detail)
             others = f"taken by the protocols {', '.join(wires)}" if wires else "no protocol takes it"
             yield Issue(
                 what=f"{problem} ({', '.join(names)})",

@@ -462,10 +462,13 @@ def _text_of(part: dict[str, Any]) -> str:
 def _media_mark(part: dict[str, Any]) -> str:
     name = "inlineData" if "inlineData" in part else "fileData"
     blob = {_camel(key): value for key, value in (as_object(part[name]) or {}).items()}
-    if name == "fileData":
-        return media.address_mark(media.kind_of(str(blob.get("mimeType", ""))), str(blob.get("fileUri")))
+    level = (as_object(part.get("mediaResolution")) or {}).get("level")
     try:
-        return media.seen("gemini", blob.get("mimeType"), blob.get("data")).mark
+        if name == "fileData":
+            mark = media.address_mark(media.kind_of(str(blob.get("mimeType", ""))), str(blob.get("fileUri")))
+        else:
+            mark = media.seen("gemini", blob.get("mimeType"), blob.get("data")).mark
+        return media.in_detail(mark, level, media.GEMINI_DETAILS)
     except media.WrongMedia as wrong:
         refuse("bad_request", f"{wrong}", field=name)
 

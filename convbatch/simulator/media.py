@@ -116,6 +116,19 @@ def mark_of(medium: Seen | str) -> str:
     return medium if isinstance(medium, str) else medium.mark
 
 
+OPENAI_DETAILS = ("auto", "low", "high", "original")
+GEMINI_DETAILS = tuple(f"MEDIA_RESOLUTION_{level}" for level in ("LOW", "MEDIUM", "HIGH", "ULTRA_HIGH"))
+
+
+def in_detail(mark: str, detail: object, known: tuple[str, ...]) -> str:
+    """Return the mark of a picture with how closely a model looks at it; raises `WrongMedia` for an unknown value."""
+    if detail in (None, "auto"):
+        return mark
+    if detail not in known:
+        raise WrongMedia(f"'{detail}' is not one of {', '.join(known)}")
+    return f"{mark[:-1]} {str(detail).removeprefix('MEDIA_RESOLUTION_').lower()}>"
+
+
 def without_marks(text: str) -> str:
     """Return what the user wrote beside the media."""
     return MARK.sub("", text) if "<" in text else text

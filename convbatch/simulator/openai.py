@@ -454,7 +454,8 @@ def _media_mark(part: dict[str, Any], where: str) -> str:
     given = as_object(part.get(kind)) or {}
     try:
         if kind == "image_url":
-            return media.mark_of(media.seen_in_url("openai", given.get("url")))
+            mark = media.mark_of(media.seen_in_url("openai", given.get("url")))
+            return media.in_detail(mark, given.get("detail"), media.OPENAI_DETAILS)
         if kind == "input_audio":
             return media.seen("openai", f"audio/{given.get('format')}", given.get("data")).mark
         if kind == "file" and "file_data" in given:

@@ -455,7 +455,8 @@ def _media_mark(part: dict[str, Any], where: str) -> str:
     """Return what stands for a picture, sound or file."""
     try:
         if "image_url" in part:
-            return media.mark_of(media.seen_in_url("responses", part["image_url"]))
+            mark = media.mark_of(media.seen_in_url("responses", part["image_url"]))
+            return media.in_detail(mark, part.get("detail"), media.OPENAI_DETAILS)
         if "input_audio" in part:
             given = as_object(part["input_audio"]) or {}
             return media.seen("responses", f"audio/{given.get('format')}", given.get("data")).mark

@@ -161,6 +161,21 @@ def test_media_in_results_of_tools_are_kept_as_well(home: Path) -> None:
     assert read.tool_results == {"f": [{"result": 1, "media": [{"image": stored}]}, 2], "g": line["tool_results"]["g"]}
 
 
+@pytest.mark.parametrize(
+    ("part", "what"),
+    [
+        ({"image": "red.png", "detail": "hihg"}, '"detail" is not one of auto, low'),
+        ({"document": "red.png", "detail": "high"}, '"detail" of a part that is no image'),
+        ({"data": "AA==", "mime_type": "audio/wav", "detail": "high"}, '"detail" of a part that is no image'),
+    ],
+)
+@pytest.mark.parametrize("in_result", [False, True])
+def test_only_an_image_has_a_detail(home: Path, part: dict[str, Any], what: str, in_result: bool) -> None:
+    tools = {"tools": [{"name": "f"}], "tool_results": {"f": {"result": 1, "media": [part]}}}
+    with pytest.raises(InputError, match=what):
+        copy(home, dialogue({"text": "u"}, **tools) if in_result else dialogue(part))
+
+
 def test_a_run_folder_is_a_dataset_of_its_own(home: Path) -> None:
     out, first = copy(home, dialogue({"image": "red.png"}))
     again = out.parent / "again" / "copy.gz"
@@ -205,6 +220,20 @@ FOREIGN: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "responses": (
         {"model": "m", "input": [{"role": "user", "content": [{"type": "input_image", "image_url": ADDRESS["uri"]}]}]},
         [[ADDRESS]],
+    ),
+    "responses detail": (
+        {"model": "m", "input": [{"role": "user", "content": [
+            {"type": "input_image", "image_url": ADDRESS["uri"], "detail": "low"}]}]},
+        [[{**ADDRESS, "detail": "low"}]],
+    ),
+    "openai detail": (
+        say({"type": "image_url", "image_url": {"url": ADDRESS["uri"], "detail": "original"}}),
+        [[{**ADDRESS, "detail": "original"}]],
+    ),
+    "gemini detail": (
+        {"contents": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": PNG64},
+                                  "media_resolution": {"level": "MEDIA_RESOLUTION_ULTRA_HIGH"}}]}]},
+        [[{**DATA, "detail": "ultra_high"}]],
     ),
     "llava": (
         {"image": "red.png", "conversations": [

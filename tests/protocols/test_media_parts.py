@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from convbatch.dialogue import Message, Part, PartKind, text_part
+from convbatch.media import DETAILS
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.media_limits import WIRE_MEDIA, media_problem, request_problem, wires_for
 from convbatch.protocols.wire import Ask, CannotCarry, Endpoint
@@ -40,8 +41,8 @@ def encoded(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def address() -> Part:
-    return Part(kind="image", uri=URL, mime_type="image/png")
+def address(detail: str | None = None) -> Part:
+    return Part(kind="image", uri=URL, mime_type="image/png", detail=detail)
 
 
 def ours(wire: str, *parts: Part) -> Any:
@@ -93,6 +94,8 @@ def by_google(url: str) -> None:
     client = genai.Client(api_key="k", http_options=types.HttpOptions(base_url=url))
     parts = [types.Part.from_bytes(data=content, mime_type=name) for name, content in CONTENT.values()]
     parts = [types.Part.from_text(text="Look:"), *parts, types.Part.from_uri(file_uri=URL, mime_type="image/png")]
+    resolution = types.PartMediaResolution(level=types.PartMediaResolutionLevel.MEDIA_RESOLUTION_LOW)
+    parts.append(types.Part(file_data=types.FileData(file_uri=URL, mime_type="image/png"), media_resolution=resolution))
     with suppress(Exception):
         client.models.generate_content(model="m", contents=[types.Content(role="user", parts=parts)])
     client.close()
@@ -106,6 +109,7 @@ def by_openai(url: str) -> None:
         {"type": "input_audio", "input_audio": {"data": encoded(wav()), "format": "wav"}},
         {"type": "file", "file": {"filename": "0123456789ab.pdf", "file_data": data_url("document")}},
         {"type": "image_url", "image_url": {"url": URL}},
+        {"type": "image_url", "image_url": {"url": URL, "detail": "low"}},
     ]  # fmt: skip
     with openai.OpenAI(api_key="k", base_url=f"{url}/v1", max_retries=0) as client, suppress(openai.BadRequestError):
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": content}])
@@ -119,6 +123,7 @@ def by_responses(url: str) -> None:
         {"type": "input_audio", "input_audio": {"data": encoded(wav()), "format": "wav"}},
         {"type": "input_file", "filename": "0123456789ab.pdf", "file_data": data_url("document")},
         {"type": "input_image", "image_url": URL, "detail": "auto"},
+        {"type": "input_image", "image_url": URL, "detail": "low"},
     ]  # fmt: skip
     with openai.OpenAI(api_key="k", base_url=f"{url}/v1", max_retries=0) as client, suppress(openai.BadRequestError):
         client.responses.create(model="m", input=[{"role": "user", "content": content}])
@@ -153,7 +158,8 @@ def test_the_sdk_of_a_provider_sends_the_same_media(wire: str) -> None:
         send(url)
     body = bodies[0]
     theirs = next(body[name] for name in ("contents", "messages", "input") if name in body)
-    assert plain(ours(wire, *map(inline, kinds), address())) == plain(theirs)
+    looked_at = [address("low")] if WIRE_MEDIA[wire].details else []
+    assert plain(ours(wire, *map(inline, kinds), address(), *looked_at)) == plain(theirs)
 
 
 @pytest.mark.parametrize("wire", WIRE_MEDIA)
@@ -164,6 +170,20 @@ def test_a_kind_that_a_wire_has_no_place_for_is_refused_when_a_request_is_built(
         else:
             with pytest.raises(CannotCarry, match=f"takes no {kind}"):
                 ours(wire, inline(kind))
+
+
+@pytest.mark.parametrize("wire", WIRE_MEDIA)
+def test_every_detail_is_sent_in_the_words_of_the_wire_or_refused(wire: str) -> None:
+    details = WIRE_MEDIA[wire].details
+    for detail in DETAILS:
+        if detail in details or detail == "auto":
+            word = f'"{details.get(detail, detail)}"'
+            assert (word in json.dumps(ours(wire, address(detail)))) == (detail in details)
+        else:
+            with pytest.raises(CannotCarry, match="takes no detail"):
+                ours(wire, address(detail))
+    assert wires_for("image", "image/png", 9, None, detail="medium") == ["gemini"]
+    assert wires_for("image", "image/png", 9, None, detail="low", in_result=True) == ["responses"]
 
 
 def test_refusals_name_type_size_and_address() -> None:

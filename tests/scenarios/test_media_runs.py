@@ -78,6 +78,22 @@ def test_kinds_that_a_wire_does_not_carry_are_refused_all_at_once(home: Path, si
     assert set(run(home, simulator(Provider()), ("gemini",), *turns).turns["status"]) == {"ok"}
 
 
+def test_a_model_looks_at_a_picture_in_the_detail_of_its_part(home: Path, simulator: Simulator) -> None:
+    provider = Provider()
+    server, wires = simulator(provider), ("gemini", "openai", "responses")
+    turns = run(home, server, wires, [{"image": "cat.jpg", "detail": "high"}, {"image": "cat.jpg"}]).turns
+    plain = seen("image", "png", png())
+    assert all(f"{plain[:-1]} high>{plain}" in reply for reply in turns["reply"])
+    again = run(home, server, wires, [{"image": "cat.jpg", "detail": "low"}, {"image": "cat.jpg"}],
+                out=home / "again", reuse=home / "out").turns  # fmt: skip
+    assert again["reused_from"].isna().all(), "another detail is another question"
+    calls = len(provider.ledger.entries)
+    with pytest.raises(InputError, match="turn 1: the anthropic protocol takes no detail of an image") as caught:
+        run(home, server, (*wires, "anthropic"), [{"image": "cat.jpg", "detail": "low"}], out=home / "none")
+    assert "taken by the protocols gemini, openai, responses" in str(caught.value)
+    assert len(provider.ledger.entries) == calls
+
+
 def test_a_run_folder_is_enough_to_resume_and_a_lost_or_changed_file_is_refused(
     home: Path, simulator: Simulator
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -46,7 +47,8 @@ def _camel_keys(plain: Mapping[str, Any], known: Collection[str]) -> dict[str, A
 
 _BODY = ("contents", "systemInstruction", "generationConfig", "safetySettings", "tools", *_EXTRA)
 _CONFIG = (*_SETTINGS, "thinkingConfig", "responseMimeType", "responseSchema", "responseJsonSchema")
-_PART = ("text", "inlineData", "fileData", "thought", "thoughtSignature", "functionCall", "functionResponse")
+_DATA = ("inlineData", "fileData", "mediaResolution")
+_PART = ("text", *_DATA, "thought", "thoughtSignature", "functionCall", "functionResponse")
 
 
 def _read(rest: dict[str, Any], builder: DialogueBuilder) -> None:
@@ -161,17 +163,35 @@ def _user(parts: list[dict[str, Any]], builder: DialogueBuilder, *, place: str |
     for part in parts:
         if set(part) == {"text"}:
             canonical.append({"text": part["text"]})
-        elif set(part) == {"inlineData"} and isinstance(part["inlineData"], dict):
-            inline = _camel_keys(part["inlineData"], ("mimeType", "data"))
-            canonical.append({"data": _standard(inline.get("data")), "mime_type": inline.get("mimeType")})
-        elif set(part) == {"fileData"} and isinstance(part["fileData"], dict):
-            file = _camel_keys(part["fileData"], ("mimeType", "fileUri"))
-            mime_type = file.get("mimeType")
-            kind = kind_named(mime_type) if isinstance(mime_type, str) else "document"
-            canonical.append(address(kind, str(file.get("fileUri")), mime_type))
+        elif (medium := _medium(part)) is not None:
+            canonical.append(medium)
         else:
             builder.refuse_part(part, place or builder.next_place)
     return canonical[0]["text"] if len(canonical) == 1 and "text" in canonical[0] else canonical
+
+
+def _medium(part: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the canonical part of `inlineData` or `fileData`; None for another part."""
+    level = part.get("mediaResolution", {})
+    named = (
+        _RESOLUTION.fullmatch(str(level.get("level"))) if isinstance(level, dict) and set(level) == {"level"} else None
+    )
+    if level and named is None:
+        return None
+    detail = {} if named is None else {"detail": named[1].lower()}
+    left = set(part) - {"mediaResolution"}
+    if left == {"inlineData"} and isinstance(part["inlineData"], dict):
+        inline = _camel_keys(part["inlineData"], ("mimeType", "data"))
+        return {"data": _standard(inline.get("data")), "mime_type": inline.get("mimeType"), **detail}
+    if left == {"fileData"} and isinstance(part["fileData"], dict):
+        file = _camel_keys(part["fileData"], ("mimeType", "fileUri"))
+        mime_type = file.get("mimeType")
+        kind = kind_named(mime_type) if isinstance(mime_type, str) else "document"
+        return {**address(kind, str(file.get("fileUri")), mime_type), **detail}
+    return None
+
+
+_RESOLUTION = re.compile(r"MEDIA_RESOLUTION_(LOW|MEDIUM|HIGH|ULTRA_HIGH)")
 
 
 def _standard(data: Any) -> Any:

@@ -248,7 +248,10 @@ def _media_part(kind: str, part: Mapping[str, Any]) -> dict[str, Any] | None:
         return source_item(_MEDIA_PARTS[kind], part["source"])
     if kind == "file":
         value = None if not isinstance(value, dict) else value.get("file_data") or value.get("file_url")
-    return media_item(_MEDIA_PARTS[kind], value)
+    item = media_item(_MEDIA_PARTS[kind], value)
+    if item is not None and kind == "image_url" and isinstance(value, dict) and value.get("detail") is not None:
+        return {**item, "detail": value["detail"]}
+    return item
 
 
 _DATA_URL = re.compile(r"data:([^;,]+);base64,(.*)", re.DOTALL)

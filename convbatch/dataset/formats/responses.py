@@ -77,7 +77,9 @@ def _part(part: Any) -> Any:
     if kind in ("input_text", "output_text"):
         return {"type": "text", "text": part.get("text")}
     if kind == "input_image":
-        return {"type": "image_url", "image_url": part.get("image_url")}
+        url = part.get("image_url")
+        url = url if part.get("detail") is None else {"url": url, "detail": part["detail"]}
+        return {"type": "image_url", "image_url": url}
     if kind == "input_file" and "file_data" in part:
         return {"type": "file", "file": {"file_data": part["file_data"]}}
     if kind == "input_file" and "file_url" in part:
