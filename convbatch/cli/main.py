@@ -219,6 +219,8 @@ def run_command(options: RunOptions) -> ExitCode:
     Example: convbatch run datasets/quickstart.jsonl -m gemini-3.5-flash-lite -g google -g dmxapi --rpm 60
     """
     if options.dry_run:
+        if options.watch:
+            raise SetupError("--watch with --dry-run: there is nothing to watch", hint="leave one out")
         from convbatch.cli.dry_run import print_dry_run
 
         return print_dry_run(options)
@@ -594,6 +596,22 @@ def compare(
             else:
                 comparison_render.to_terminal(comparison)
     raise typer.Exit(comparison.exit_code)
+
+
+@app.command(cls=Command)
+@guarded
+def view(
+    run: RunArgument,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 = any free one.")] = 0,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> ExitCode:
+    """Show a run on a page of this machine until Ctrl-C: live while it goes on, then its report. The run is only read.
+
+    Example: convbatch view latest --open
+    """
+    from convbatch.cli.watch import run_view
+
+    raise typer.Exit(run_view(run, port=port, open_it=open_it))
 
 
 @app.command(cls=Command)

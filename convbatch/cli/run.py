@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
+from convbatch.cli.watch import Watch, listening, watched
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
 from convbatch.engine.suspension import NEW_RUN
@@ -51,6 +52,11 @@ _GATE = {True: ExitCode.OK, False: ExitCode.FAILED, None: ExitCode.INCOMPLETE}
 
 def run(options: RunOptions) -> ExitCode:
     """Prepare and run a new run; return the exit code."""
+    with listening(options) as watch:
+        return _run(options, watch)
+
+
+def _run(options: RunOptions, watch: Watch | None) -> ExitCode:
     if options.currency is not None:
         raise SetupError(
             "--currency is an option of a --dry-run",
@@ -74,7 +80,8 @@ def run(options: RunOptions) -> ExitCode:
         from convbatch.cli.dry_run import budget_warning
 
         _log_lines(budget_warning(spec))
-    return _finish_and_write(spec, options)
+    with watched(spec, watch) as watched_spec:
+        return _finish_and_write(watched_spec, options)
 
 
 def _check_outputs(reports: Sequence[Path], fail_under: str | None, *, run_folder: Path | None = None) -> None:
@@ -124,6 +131,11 @@ def _evaluate_gate(run: Run, totals: Sequence[TargetSummary], fail_under: str) -
 
 def resume(options: ResumeOptions) -> ExitCode:
     """Prepare and run another session of a run; return the exit code."""
+    with listening(options) as watch:
+        return _resume(options, watch)
+
+
+def _resume(options: ResumeOptions, watch: Watch | None) -> ExitCode:
     path = find_run(options.run, RESULTS)
     try:
         spec = prepare_resume(options)
@@ -136,7 +148,8 @@ def resume(options: ResumeOptions) -> ExitCode:
         _log_lines([f"note: {path} has changed since this run copied it; the run continues with its copy"])
     if changed:
         _log_lines([f"      for the new content: {rerun_line(spec)}"])
-    return _finish_and_write(spec, options)
+    with watched(spec, watch) as watched_spec:
+        return _finish_and_write(watched_spec, options)
 
 
 def _with_given(error: ConvbatchError, path: Path, given: Mapping[str, Any]) -> ConvbatchError:

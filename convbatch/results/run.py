@@ -28,6 +28,7 @@ from convbatch.pricing import PriceTable, display_amount
 from convbatch.results.cache import (
     DAMAGED_PLACES,
     SUSPENDED,
+    is_fresh,
     read_conversations,
     scratch_file,
     turns_file,
@@ -64,12 +65,14 @@ class Run:
         targets: Target names in the order of the command line.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, keeps_folder: bool = False) -> None:
+        """Args: folder: The run folder. keeps_folder: Write nothing into it: stale tables are made elsewhere."""
         self.folder = folder
         self.path = folder.path
         self.manifest = folder.read_manifest()
         self.targets = self.manifest.target_names
         self._is_repriced = False
+        self._keeps_folder = keeps_folder
         self._file = ExitStack()
         weakref.finalize(self, self._file.close)
 
@@ -98,7 +101,8 @@ class Run:
     @cached_property
     def turns_path(self) -> Path:
         """A `turns.parquet` that matches the journal; a temporary one where the folder cannot be written."""
-        if self._is_repriced:  # the folder's own table has the original prices
+        # The folder's own table has the original prices.
+        if self._is_repriced or (self._keeps_folder and not is_fresh(self.folder)):
             return self._file.enter_context(scratch_file(self.folder, self.manifest))
         return self._file.enter_context(turns_file(self.folder))
 

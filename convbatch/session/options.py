@@ -245,6 +245,30 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class WatchOptions:
+    """A page that shows a run while it goes on."""
+
+    watch: bool = option(
+        "--watch",
+        default=False,
+        help="Show the run on a page of this machine, live; its address is printed.",
+        panel=OUTPUT,
+        is_repeated=False,
+        command_only=True,
+    )
+    port: int | None = option(
+        "--port",
+        min=1,
+        metavar="PORT",
+        help="Port of --watch; default: any free one.",
+        panel=OUTPUT,
+        has_variable=False,
+        is_repeated=False,
+        command_only=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ResultOptions:
     """Where the result of a command on a run is written."""
 
@@ -264,6 +288,7 @@ class ResultOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunOptions(
+    WatchOptions,
     OutputOptions,
     VerdictOptions,
     RetryOptions,
@@ -357,7 +382,9 @@ class RunOptions(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ResumeOptions(ResultOptions, OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions, KeyOptions):
+class ResumeOptions(
+    ResultOptions, WatchOptions, OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions, KeyOptions
+):
     """Options of `convbatch resume`."""
 
     run: str = field(

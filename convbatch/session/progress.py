@@ -149,9 +149,16 @@ class Progress:
         """Gets every event, if there is one."""
         self.follower: Follower | None = None
         """Gets every turn, if there is one."""
+        self.on_status: Callable[[RunStatus], str | None] | None = None
+        """Gets every status; what it returns is printed."""
         self.shows_log = False
         """Whether the log is printed for the user, notes included."""
         self._block = StatusBlock(self._stream) if enabled and can_repaint(self._stream) else None
+
+    @property
+    def wants_status(self) -> bool:
+        """Whether `refresh` must be called."""
+        return self._enabled or self.log is not None or self.on_status is not None
 
     def turn_done(self, target: str, status: Status, *, before: bool) -> None:
         """Count one durable row; rows of earlier sessions do not count towards the speed."""
@@ -239,7 +246,7 @@ class Progress:
         """Show counts and reasons for waiting; called several times a second with a monotonic time."""
         if self.log is not None:
             self._log_waits(self.log, views)
-        if not self._enabled:
+        if not self._enabled and self.on_status is None:
             return
         if self._began is None:
             self._began = self._last_line = now
@@ -254,6 +261,10 @@ class Progress:
             per_s=self._pace.per_s,
             stopping=stopping,
         )
+        if self.on_status is not None and (note := self.on_status(run)) is not None:
+            self.note(note)
+        if not self._enabled:
+            return
         if self._block is not None:
             self._block.paint(screen_lines(run, *self._block.size()))
         elif now - self._last_line >= PLAIN_EVERY_S:

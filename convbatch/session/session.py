@@ -113,7 +113,7 @@ async def run_session_async(
         begun = system.clock.monotonic()
         async with stop_on_signals(runner, progress) if spec.handle_signals else nullcontext():
             plans = {worker.target.name: work.plan(spec, worker.target, past) for worker in workers}
-            with _refreshing(progress, runner, budget) if spec.progress or progress.log else nullcontext():
+            with _refreshing(progress, runner, budget) if progress.wants_status else nullcontext():
                 error = await _run_all(runner, plans)
             result = _session_result(rows, runner, budget, error)
             result = replace(result, unanswered=_unanswered(progress, runner))
@@ -141,6 +141,7 @@ def _open_progress(spec: SessionSpec, stack: AsyncExitStack, system: System, row
         unit=spec.work.unit,
         clock=system.clock.monotonic,
     )
+    progress.on_status = spec.on_status
     if spec.follow:
         progress.follower = Follower(sys.stdout, targets=len(spec.targets))
     stack.callback(progress.close)

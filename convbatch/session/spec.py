@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from convbatch.journal.run_folder import RunFolder
     from convbatch.pricing import Money
     from convbatch.session.options import ResumeOptions, RunOptions
+    from convbatch.session.status_lines import RunStatus
 
 Role = Literal["model", "judge"]
 
@@ -146,6 +147,8 @@ class SessionSpec:
     log: LogSpec = NO_LOG
     follow: bool = False
     """Print turns to stdout as they come."""
+    on_status: Callable[[RunStatus], str | None] | None = None
+    """Gets the status of the run several times a second; returns a note to print. It must not wait or raise."""
     options: RunOptions | ResumeOptions | None = None
     """What `run` or `resume` was given, for the next command."""
     made_here: bool = True

@@ -70,6 +70,13 @@ class RunStatus:
         return sum(target.in_flight for target in self.targets)
 
     @property
+    def left_s(self) -> float | None:
+        """Seconds that the slowest target still needs; None while one of them is unknown."""
+        open_targets = [one for one in self.targets if not one.is_finished and one.severity < SUSPENDED]
+        known = [one.left_s for one in open_targets if one.left_s is not None]
+        return max(known) if known and len(known) == len(open_targets) and not self.stopping else None
+
+    @property
     def failed(self) -> int:
         """Turns that failed."""
         return sum(target.failed for target in self.targets)
