@@ -46,7 +46,7 @@ from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
 from convbatch.tools import ToolCall
-from tests.conftest import Command, Finished, config_for, environment
+from tests.conftest import Command, Finished, config_for, environment, wait_until
 from tests.engine.test_tls import OURS
 
 Plain = dict[str, Any]
@@ -1023,7 +1023,8 @@ def test_a_judge_at_the_same_gateway_under_another_name_shares_its_daily_quota(m
     process = subprocess.Popen(
         command, cwd=lab.path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    time.sleep(3)
+    wait_until(lambda: lab.asked("sim-good") >= 4)
+    time.sleep(1)  # time for a fifth
     process.send_signal(signal.SIGINT)
     process.wait(20)
     assert lab.asked("sim-good") == 4, "the judge used a separate daily quota"
