@@ -134,7 +134,10 @@ class Period:
         total, given = self.cost(counts), counts.input_tokens
         if total is None or given is None:
             return None
-        rates = [tokens * rate.at(given) / MILLION if rate else Decimal(0) for tokens, rate in self._input_parts(counts, given)]
+        rates = [
+            tokens * rate.at(given) / MILLION if rate else Decimal(0)
+            for tokens, rate in self._input_parts(counts, given)
+        ]
         cached = rates.pop(1)
         output = total - cached - sum(rates)
         reasoning = None

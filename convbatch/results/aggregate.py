@@ -121,6 +121,10 @@ class LatencySteps:
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
 
+    def __len__(self) -> int:
+        """Return the number of replies."""
+        return self._counts.total()
+
     def add(self, latency_s: float) -> None:
         """Count one reply."""
         self._counts[math.floor(math.log(max(latency_s, 1e-6)) / _LATENCY_STEP)] += 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from convbatch.reporting.charts.drawing import Chart, label
-from convbatch.reporting.charts.figure import Cell, Figure, made_figure, one_line
+from convbatch.reporting.charts.figure import Cell, Figure, FigurePlan, one_line
 
 ROWS_DRAWN = 24
 _WIDEST = 4.0
@@ -40,15 +40,17 @@ def change_figures(
         name: Prefix of the figures' names.
         subject: What the changes are of, for the titles: `" by slice"`.
     """
-    return [
-        *_figure([one for one in changes if not one.is_ratio], confidence, f"{name}-rates",
-                 f"Change of pass rates and scores{subject}"),
-        *_figure([one for one in changes if one.is_ratio], confidence, f"{name}-ratios",
-                 f"Change of tokens, cost and time{subject}"),
-    ]  # fmt: skip
+    return [plan.drawn() for plan in plan_changes(changes, confidence, name, subject)]
 
 
-def _figure(changes: Sequence[Change], confidence: float, name: str, title: str) -> Iterator[Figure]:
+def plan_changes(changes: Sequence[Change], confidence: float, name: str, subject: str) -> Iterator[FigurePlan]:
+    """Yield the figures of `change_figures` before they are drawn."""
+    rates, ratios = ([one for one in changes if one.is_ratio is wanted] for wanted in (False, True))
+    yield from _figure(rates, confidence, f"{name}-rates", f"Change of pass rates and scores{subject}")
+    yield from _figure(ratios, confidence, f"{name}-ratios", f"Change of tokens, cost and time{subject}")
+
+
+def _figure(changes: Sequence[Change], confidence: float, name: str, title: str) -> Iterator[FigurePlan]:
     if not changes:
         return
     interval = f"{confidence * 100:.4g} % interval"
@@ -80,7 +82,7 @@ def _figure(changes: Sequence[Change], confidence: float, name: str, title: str)
         if len(changes) > ROWS_DRAWN
         else None,
     )
-    yield made_figure(name, title, Chart("intervals", settings), columns, rows, note)
+    yield FigurePlan(name, title, Chart("intervals", settings), columns, rows, note)
 
 
 def _hundredfold(value: float | None) -> float | None:

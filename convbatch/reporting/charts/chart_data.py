@@ -1,6 +1,6 @@
 """The numbers of a report's figures, from one pass over each run: sums by target, costs by kind of token, times.
 
-The sums are those of `results/aggregate.py`, as in the report's tables; what a reply costs is decided by `results/costs.py`.
+The sums are those of `results/aggregate.py`, as in the tables of the report; costs are those of `results/costs.py`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def read_figures(runs: Sequence[ReportedRun], names: Sequence[Sequence[str]], ma
         run = reported.run
         found = {one.name: TargetFigures(name, one) for one, name in zip(run.manifest.targets, of_run, strict=True)}
         with Archive(run.folder) as archive:
-            course = RunCourse(archive)
+            course = RunCourse(archive.runs, archive.stops)
             for (turn, attempts), does_count in zip(joined_attempts(run, archive), matcher.mask(run), strict=False):
                 course.add(attempts)
                 if does_count:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from convbatch.journal.index import Archive
 from convbatch.reporting.aggregate import TurnAttempt
 
 BINS = 60
@@ -81,7 +80,9 @@ class Course:
 class RunCourse:
     """Collects the attempts of a run."""
 
-    archive: Archive
+    runs: Sequence[Mapping[str, Any]]
+    """The `run` records of its journal."""
+    stops: Sequence[Mapping[str, Any]]
     spans: list[Span] = field(default_factory=list[Span])
 
     def add(self, attempts: Iterable[TurnAttempt]) -> None:
@@ -95,7 +96,7 @@ class RunCourse:
 
     def course(self, bins: int = BINS) -> Course:
         """Return the course of all attempts that were added."""
-        sessions = list(_sessions(self.archive.runs, self.archive.stops, self.spans))
+        sessions = list(_sessions(self.runs, self.stops, self.spans))
         clock = _Clock(sessions, bins)
         pauses = _union((span.ended_at, span.ended_at + span.pause_s) for span in self.spans
                         if span.ended_at is not None and span.pause_s > 0)  # fmt: skip

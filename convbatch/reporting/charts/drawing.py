@@ -10,7 +10,7 @@ import functools
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -30,7 +30,14 @@ _KEPT: Mapping[str, frozenset[str]] = {
     "text": frozenset({"transform", "fill", "text-anchor", "font-size", "font-weight"}),
 }
 """What is kept of a drawing: elements, and their attributes."""
-_ROOT = {"width": "100%", "class": "chart", "role": "img", "font-family": "sans-serif", "font-size": "12px", "fill": "none"}
+_ROOT = {
+    "width": "100%",
+    "class": "chart",
+    "role": "img",
+    "font-family": "sans-serif",
+    "font-size": "12px",
+    "fill": "none",
+}
 _VALUE = re.compile(r"[-+#.,() a-zA-Z0-9]*")
 _DEFAULTS = {"stroke-width": "1", "opacity": "1", "font-size": "12px", "fill-opacity": "1", "text-anchor": "start",
              "transform": "translate(0,0)", "font-weight": "normal"}  # fmt: skip
@@ -57,7 +64,9 @@ def draw(chart: Chart, title: str) -> str | None:
     except ImportError:
         return None
     spec = fill_spec(read_spec(chart.spec), chart.settings)
-    svg = vl_convert.vegalite_to_svg({**spec, "config": read_spec("config")}, vl_version=_VEGA_LITE, allowed_base_urls=[])
+    svg = vl_convert.vegalite_to_svg(
+        {**spec, "config": read_spec("config")}, vl_version=_VEGA_LITE, allowed_base_urls=[]
+    )
     return rebuild(svg, title)
 
 
@@ -85,7 +94,7 @@ def fill_spec(part: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def label(text: str, columns: int) -> str:
-    """Return a text as one line that is at most so many columns wide, cut with an ellipsis; wide characters take two."""
+    """Return a text as one line that is at most this wide, cut with an ellipsis; wide characters take two columns."""
     line = printable(text[: 2 * columns])
     widths = [2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in line]
     if sum(widths) <= columns and len(text) <= 2 * columns:

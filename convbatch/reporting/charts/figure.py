@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from convbatch.reporting.charts.drawing import HOW_TO_GET_CHARTS, Chart, draw
 
@@ -30,13 +30,21 @@ class Figure:
     """One line: what the chart leaves out, or why there is none and how to get it."""
 
 
-def made_figure(
-    name: str, title: str, chart: Chart, columns: tuple[str, ...], rows: list[tuple[Cell, ...]], note: str | None = None
-) -> Figure:
-    """Return a figure with its chart drawn, or with a note on how to get charts."""
-    svg = draw(chart, f"Chart: {title}. Its numbers are in the table.")
-    shown = one_line(HOW_TO_GET_CHARTS if svg is None else None, note)
-    return Figure(name=name, title=title, svg=svg, columns=columns, rows=rows, note=shown)
+class FigurePlan(NamedTuple):
+    """A figure before its chart is drawn."""
+
+    name: str
+    title: str
+    chart: Chart
+    columns: tuple[str, ...]
+    rows: list[tuple[Cell, ...]]
+    note: str | None = None
+
+    def drawn(self) -> Figure:
+        """Return the figure with its chart, or with a note on how to get charts."""
+        svg = draw(self.chart, f"Chart: {self.title}. Its numbers are in the table.")
+        note = one_line(HOW_TO_GET_CHARTS if svg is None else None, self.note)
+        return Figure(name=self.name, title=self.title, svg=svg, columns=self.columns, rows=self.rows, note=note)
 
 
 def one_line(*sentences: str | None) -> str | None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.reporting.charts.chart_data import PARTS, RunFigures, TargetFigures, read_figures
 from convbatch.reporting.charts.drawing import Chart, label
-from convbatch.reporting.charts.figure import Cell, Figure, made_figure, one_line
+from convbatch.reporting.charts.figure import Cell, Figure, FigurePlan, one_line
 from convbatch.results.several import target_names
 
 if TYPE_CHECKING:
     from convbatch.reporting.charts.course import Course
     from convbatch.reporting.runs import ReportedRun
-    from convbatch.results.aggregate import Latencies
+    from convbatch.results.aggregate import Latencies, LatencySteps
     from convbatch.results.filters import Matcher
 
 __all__ = ["Figure", "PassInterval", "chart_figures"]
@@ -24,8 +24,8 @@ ROWS_DRAWN = 16
 """Rows of a chart; the table has all."""
 LINES_DRAWN = 6
 BARS_DRAWN = 40
-_NAME, _TEXT = 34, 32
-"""Columns of a name and of the figures beside it."""
+_NAME = 34
+"""Columns of a name, so that the numbers beside it have room."""
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#008F68", "#B5609A"
 """Okabe and Ito's colours, the last two a little darker: 3:1 on white and on near black."""
 _PART_NAMES = {"input": "input", "cached_input": "cached input", "output": "output", "reasoning": "reasoning",
@@ -62,21 +62,27 @@ def chart_figures(
         matcher: Which turns count; the course of a run is of all its attempts.
         pass_rates: Of the targets with judged dialogues.
     """
+    return [plan.drawn() for plan in plan_figures(runs, matcher, pass_rates)]
+
+
+def plan_figures(
+    runs: Sequence[ReportedRun], matcher: Matcher, pass_rates: Sequence[PassInterval] = ()
+) -> Iterator[FigurePlan]:
+    """Yield the figures of `chart_figures` before they are drawn."""
     read = list(read_figures(runs, target_names([reported.run for reported in runs]), matcher))
     targets = [target for run in read for target in run.targets]
-    return [
-        *_pass_rates(pass_rates),
-        *_costs(read),
-        *_times("latency", "Time to the whole reply", list(_latencies(targets)), _untimed(targets)),
-        *_times("ttft", "Time to the first text of streamed replies", list(_first_texts(targets)), None),
-        *_growth(targets),
-        *_finish_reasons(targets),
-        *_errors(targets),
-        *(figure for number, run in enumerate(read, 1) for figure in _course(run, number, len(read))),
-    ]
+    yield from _pass_rates(pass_rates)
+    yield from _costs(read)
+    yield from _times("latency", "Time to the whole reply", list(_latencies(targets)), _untimed(targets))
+    yield from _times("ttft", "Time to the first text of streamed replies", list(_first_texts(targets)), None)
+    yield from _growth(targets)
+    yield from _finish_reasons(targets)
+    yield from _errors(targets)
+    for number, run in enumerate(read, 1):
+        yield from _course(run, number, len(read))
 
 
-def _pass_rates(rates: Sequence[PassInterval]) -> Iterator[Figure]:
+def _pass_rates(rates: Sequence[PassInterval]) -> Iterator[FigurePlan]:
     columns = ("target", "passed", "judged", "undecided", "pass rate", "95 % interval from", "to")
     rows: list[tuple[Cell, ...]] = [
         (one.name, one.passed, one.judged, one.undecided, one.passed / one.judged, one.low, one.high)
@@ -102,7 +108,7 @@ def _pass_rates(rates: Sequence[PassInterval]) -> Iterator[Figure]:
         "title": "dialogues that passed, with 95 % interval",
     }
     if rows:
-        yield made_figure(
+        yield FigurePlan(
             "pass-rates", "Pass rates", Chart("intervals", settings), columns, rows, _left_out(len(rows), ROWS_DRAWN)
         )
 
@@ -110,7 +116,7 @@ def _pass_rates(rates: Sequence[PassInterval]) -> Iterator[Figure]:
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
-def _costs(read: Sequence[RunFigures]) -> Iterator[Figure]:
+def _costs(read: Sequence[RunFigures]) -> Iterator[FigurePlan]:
     """Yield a figure for each currency."""
     spent = [
         (target, run.reported.converted(target.totals.money["spent"]), run) for run in read for target in run.targets
@@ -127,7 +133,7 @@ def _costs(read: Sequence[RunFigures]) -> Iterator[Figure]:
             f"Of {unknown:,} replies the reasoning tokens are unknown: they count as output." if unknown else None,
         )
         columns = ("target", *(f"{part} ({currency})" for part in _PART_NAMES.values()), f"spent ({currency})")
-        yield made_figure(name, "Cost by target", _cost_chart(rows[:ROWS_DRAWN], currency), columns, rows, note)
+        yield FigurePlan(name, "Cost by target", _cost_chart(rows[:ROWS_DRAWN], currency), columns, rows, note)
 
 
 def _cost_row(run: RunFigures, target: TargetFigures, currency: str) -> tuple[Cell, ...]:
@@ -172,7 +178,7 @@ class _Times(NamedTuple):
     name: str
     kind: str
     """Which replies of the target; empty for all."""
-    latencies: Latencies
+    latencies: Latencies | LatencySteps
 
 
 def _latencies(targets: Sequence[TargetFigures]) -> Iterator[_Times]:
@@ -190,7 +196,7 @@ def _untimed(targets: Sequence[TargetFigures]) -> str | None:
     return f"Not included: {count:,} replies without a known time." if count else None
 
 
-def _times(name: str, title: str, times: Sequence[_Times], note: str | None) -> Iterator[Figure]:
+def _times(name: str, title: str, times: Sequence[_Times], note: str | None) -> Iterator[FigurePlan]:
     columns = ("target", "turns", "replies", *(f"{share} (s)" for share in _SHARE_NAMES))
     known = [(one, [one.latencies.percentile(share) for share in _SHARES]) for one in times if len(one.latencies)]
     rows: list[tuple[Cell, ...]] = [
@@ -198,6 +204,7 @@ def _times(name: str, title: str, times: Sequence[_Times], note: str | None) -> 
     ]
     if not rows:
         return
+    drawn = known[:ROWS_DRAWN]
     values = [
         {
             "row": number,
@@ -205,10 +212,10 @@ def _times(name: str, title: str, times: Sequence[_Times], note: str | None) -> 
             "text": f"p50 {_seconds(quantiles[2])}, p95 {_seconds(quantiles[4])}",
             **dict(zip(_SHARE_NAMES, quantiles, strict=True)),
         }
-        for number, (one, quantiles) in enumerate(known[:ROWS_DRAWN])
+        for number, (one, quantiles) in enumerate(drawn)
     ]
-    least = min(value["p05"] for value in values)
-    most = max(value["p95"] for value in values)
+    least = min(quantiles[0] or 0.0 for _, quantiles in drawn)
+    most = max(quantiles[-1] or 0.0 for _, quantiles in drawn)
     is_log = least > 0 and most / least > 20
     settings = {
         "values": values,
@@ -217,7 +224,7 @@ def _times(name: str, title: str, times: Sequence[_Times], note: str | None) -> 
         "title": "seconds: line p5 to p95, bar p25 to p75, tick p50" + (" (log scale)" if is_log else ""),
     }
     note = one_line(_left_out(len(rows), ROWS_DRAWN), note)
-    yield made_figure(name, title, Chart("quantiles", settings), columns, rows, note)
+    yield FigurePlan(name, title, Chart("quantiles", settings), columns, rows, note)
 
 
 def _seconds(value: float | None) -> str:
@@ -227,7 +234,7 @@ def _seconds(value: float | None) -> str:
 # --- tokens by turn --------------------------------------------------------------------------------------------------
 
 
-def _growth(targets: Sequence[TargetFigures]) -> Iterator[Figure]:
+def _growth(targets: Sequence[TargetFigures]) -> Iterator[FigurePlan]:
     columns = ("target", "turn", "replies", "median input tokens", "mean input tokens", "replies without a count")
     rows: list[tuple[Cell, ...]] = [
         (target.name, turn, sizes.replies, sizes.median, sizes.mean, sizes.unknown)
@@ -243,7 +250,7 @@ def _growth(targets: Sequence[TargetFigures]) -> Iterator[Figure]:
         f"Not included: {unknown:,} replies without a count of input tokens." if unknown else None,
     )
     chart = _growth_chart(known[:LINES_DRAWN])
-    yield made_figure("growth", "Input tokens by turn", chart, columns, rows, note)
+    yield FigurePlan("growth", "Input tokens by turn", chart, columns, rows, note)
 
 
 def _growth_chart(targets: Sequence[TargetFigures]) -> Chart:
@@ -275,7 +282,7 @@ def _growth_chart(targets: Sequence[TargetFigures]) -> Chart:
 # --- how replies end -------------------------------------------------------------------------------------------------
 
 
-def _finish_reasons(targets: Sequence[TargetFigures]) -> Iterator[Figure]:
+def _finish_reasons(targets: Sequence[TargetFigures]) -> Iterator[FigurePlan]:
     groups: list[tuple[str, dict[str, int]]] = []
     for target in targets:
         counts: dict[str, int] = {}
@@ -286,7 +293,7 @@ def _finish_reasons(targets: Sequence[TargetFigures]) -> Iterator[Figure]:
     yield from _counted("finish-reasons", "Finish reasons", BLUE, groups, columns, "replies")
 
 
-def _errors(targets: Sequence[TargetFigures]) -> Iterator[Figure]:
+def _errors(targets: Sequence[TargetFigures]) -> Iterator[FigurePlan]:
     groups = [(one.name, {kind: group.attempts for kind, group in one.totals.errors.items()}) for one in targets]
     columns = ("target", "error", "failed attempts", "share")
     yield from _counted("errors", "Failed attempts by error", VERMILLION, groups, columns, "failed attempts")
@@ -299,7 +306,7 @@ def _counted(
     groups: Sequence[tuple[str, dict[str, int]]],
     columns: tuple[str, ...],
     what: str,
-) -> Iterator[Figure]:
+) -> Iterator[FigurePlan]:
     """Yield a figure with a bar for each count; targets without any are left out."""
     rows: list[tuple[Cell, ...]] = []
     values: list[dict[str, Any]] = []
@@ -316,7 +323,7 @@ def _counted(
     drawn = [{"row": number, **value} for number, value in enumerate(values[:BARS_DRAWN])]
     most = max(value.get("count", 0) for value in drawn)
     chart = Chart("counts", {"values": drawn, "domain": [0, most or 1], "color": color})
-    yield made_figure(name, title, chart, columns, rows, _left_out(len(values), BARS_DRAWN))
+    yield FigurePlan(name, title, chart, columns, rows, _left_out(len(values), BARS_DRAWN))
 
 
 # --- the course of a run ---------------------------------------------------------------------------------------------
@@ -325,7 +332,7 @@ _SERIES = ("requests in flight (mean)", "waiting in the rate limiter (mean)", "b
            "failed attempts", "retries sent", "seconds in a pause asked for by a server")  # fmt: skip
 
 
-def _course(run: RunFigures, number: int, runs: int) -> Iterator[Figure]:
+def _course(run: RunFigures, number: int, runs: int) -> Iterator[FigurePlan]:
     course = run.course
     if not course.seconds:
         return
@@ -339,11 +346,13 @@ def _course(run: RunFigures, number: int, runs: int) -> Iterator[Figure]:
         f"Each row is {course.bin_s:.3g} s.",
         _session_note(course),
         f"{course.unended:,} attempts were lost: when they ended is unknown." if course.unended else None,
-        None if len(shown) == len(series) else f"None: {', '.join(_SERIES[n] for n in range(len(series)) if n not in shown)}.",
+        None
+        if len(shown) == len(series)
+        else f"None: {', '.join(_SERIES[n] for n in range(len(series)) if n not in shown)}.",
     )
     title = "Course of the run" if runs == 1 else f"Course of {run.reported.label}"
     name = "course" if runs == 1 else f"course-{number}"
-    yield made_figure(name, title, _course_chart(course, [(n, series[n]) for n in shown]), columns, rows, note)
+    yield FigurePlan(name, title, _course_chart(course, [(n, series[n]) for n in shown]), columns, rows, note)
 
 
 def _session_note(course: Course) -> str | None:
