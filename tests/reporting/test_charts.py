@@ -58,9 +58,13 @@ def by_target(plan: FigurePlan) -> Mapping[Any, Mapping[str, Any]]:
     return {row[0]: dict(zip(plan.columns, row, strict=True)) for row in plan.rows}
 
 
+def total(plan: FigurePlan, place: int) -> float:
+    return sum(cell for row in plan.rows if isinstance(cell := row[place], int | float))
+
+
 def replied(made: MadeRun, index: int, **usage: Any) -> None:
-    known = {"source": "reported", "consistent": True, **usage}
-    made.replied(made.ident(index, 1), SEED_REPLY._replace(usage=Usage(**known)))
+    counts = Usage(**usage)._replace(source="reported", consistent=True)
+    made.replied(made.ident(index, 1), SEED_REPLY._replace(usage=counts))
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -290,24 +294,20 @@ def test_figures_of_a_real_run_have_the_numbers_of_its_report(
     done = convbatch("run", QUICKSTART, "-n", "8", *models, "-o", "r", "--no-progress")
     assert done.code in (0, 3), done.err
     run = load(tmp_path / "r")
-    frames = {section.key: section.frame for section in sections(run)}
+    tables: dict[str, list[dict[str, Any]]] = {one.key: list(one.frame.to_dict("records")) for one in sections(run)}  # pyright: ignore[reportAssignmentType]  # its keys are text
     found = plans(run, rates=[PassInterval("一个很长的名字" * 9, 1, 2, 0.1, 0.9)])
-    for _, usage in frames["usage"].iterrows():
+    for usage in tables["usage"]:
         target = usage["target"]
-        cost = by_target(found["cost"])[target]
-        assert cost["spent (USD)"] == usage["spent"]
+        assert by_target(found["cost"])[target]["spent (USD)"] == usage["spent"]
         assert by_target(found["latency"])[target]["p95 (s)"] == usage["p95_latency_s"]
-        errors = frames["errors"][frames["errors"]["target"] == target]
-        assert {row[1]: row[2] for row in found["errors"].rows if row[0] == target} == dict(
-            zip(errors["error_kind"], errors["attempts"], strict=True)
-        )
-        growth = frames["growth"][frames["growth"]["target"] == target]
-        assert [row[3] for row in found["growth"].rows if row[0] == target] == list(growth["median_input_tokens"])
-    streams = frames["streams"]
-    assert [row[5] for row in found["ttft"].rows][::2] == list(streams["p50_ttft_first_s"])
-    counts = found["finish-reasons"]
-    assert sum(int(row[2] or 0) for row in counts.rows) == int(frames["finish_reasons"]["replies"].sum())
-    assert sum(int(row[4] or 0) for row in found["course"].rows) == int(frames["errors"]["attempts"].sum())
+        errors = {row["error_kind"]: row["attempts"] for row in tables["errors"] if row["target"] == target}
+        assert {row[1]: row[2] for row in found["errors"].rows if row[0] == target} == errors
+        growth = [row["median_input_tokens"] for row in tables["growth"] if row["target"] == target]
+        assert [row[3] for row in found["growth"].rows if row[0] == target] == growth
+    firsts = [row["p50_ttft_first_s"] for row in tables["streams"]]
+    assert [row[5] for row in found["ttft"].rows if row[1] == "turn 1"] == firsts
+    assert total(found["finish-reasons"], 2) == sum(row["replies"] for row in tables["finish_reasons"])
+    assert total(found["course"], 4) == sum(row["attempts"] for row in tables["errors"])
     for plan in found.values():
         svg = draw(plan.chart, plan.title)
         assert svg is not None
