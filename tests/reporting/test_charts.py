@@ -286,7 +286,7 @@ def test_no_label_gets_out_of_its_text(names: list[str]) -> None:
 def test_figures_of_a_real_run_have_the_numbers_of_its_report(
     convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
 ) -> None:
-    provider = Provider(faults=FaultScript.of([{"match": {"every": 9}, "action": "error", "kind": "overloaded"}]))
+    provider = Provider(faults=FaultScript.of([{"match": {"nth": [7, 20]}, "action": "error", "kind": "overloaded"}]))
     config = config_for(simulator(provider).url, currency="USD", stream=True)
     prices = '[prices.at-gemini."*"]\ninput = 1\noutput = 2\n'
     (tmp_path / "convbatch.toml").write_text(config + prices)
