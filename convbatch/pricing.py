@@ -22,7 +22,10 @@ MILLION = Decimal(1_000_000)
 CURRENCY = re.compile(r"[A-Z]{3}")
 NOT_CURRENCIES = {"RMB": "CNY", "YUAN": "CNY", "CNH": "CNY", "YEN": "JPY", "EURO": "EUR", "NTD": "TWD", "STG": "GBP"}
 """Names that people write for a currency, with its ISO 4217 code."""
-RATES = ("input", "output", "cached_input", "cache_write_input", "cache_write_1h_input", "output_image")
+RATES = (
+    "input", "output", "cached_input", "cache_write_input", "cache_write_1h_input", "input_audio", "cached_input_audio",
+    "output_image", "output_audio",
+)  # fmt: skip
 """The prices of a `Period`."""
 
 
@@ -83,7 +86,13 @@ class Period:
     """None: as other input."""
     cache_write_1h_input: TokenPrice | None = None
     """Cache writes kept for one hour. None: as other input, unknown beside a price of cache writes."""
+    input_audio: TokenPrice | None = None
+    """None: as other input."""
+    cached_input_audio: TokenPrice | None = None
+    """None: as other cached tokens."""
     output_image: TokenPrice | None = None
+    """None: unknown."""
+    output_audio: TokenPrice | None = None
     """None: unknown."""
     valid_from: date | None = None
     """UTC; None means always."""
@@ -105,7 +114,7 @@ class Period:
     def cost(self, counts: Usage) -> Decimal | None:
         """Return the cost of these counts; None if a count or price is unknown, or counts contradict each other."""
         given, taken = counts.input_tokens, output_of(counts)
-        if given is None or taken is None or counts.consistent is False:
+        if given is None or taken is None or counts.consistent is False or counts.has_tools_billed_apart:
             return None
         priced = (*self._input_parts(counts, given), *self._output_parts(counts, taken))
         total = Decimal(0)
@@ -114,7 +123,7 @@ class Period:
                 return None
             if rate is not None:
                 total += tokens * rate.at(given)
-        if counts.has_uncounted_media and self.output_image != self.output:
+        if counts.has_uncounted_media and not self.output == self.output_image == (self.output_audio or self.output):
             return None
         return total / MILLION
 
@@ -126,8 +135,10 @@ class Period:
         parts = list(self._input_parts(counts, given))
         if self.cost(counts) is None:
             return None
+        audio = counts.input_audio_tokens or 0
         paid = sum((tokens * rate.at(given) for tokens, rate in parts if rate is not None), Decimal(0))
-        return (given * self.input.at(given) - paid) / MILLION
+        uncached = (given - audio) * self.input.at(given) + audio * (self.input_audio or self.input).at(given)
+        return (uncached - paid) / MILLION
 
     def cost_parts(self, counts: Usage) -> CostParts | None:
         """Return the cost by kind of token; None as `cost`."""
@@ -149,27 +160,45 @@ class Period:
         """Yield the input tokens of each price; None where the price is unknown."""
         cached = counts.cached_input_tokens or 0
         written, hourly = counts.cache_write_input_tokens or 0, counts.cache_write_1h_input_tokens or 0
-        yield given - cached - written, self.input
-        yield cached, self.cached_input or self.input
+        audio, cached_audio = self._audio_parts(counts)
+        yield given - cached - written - audio, self.input
+        yield audio, self.input_audio or self.input
+        yield cached - cached_audio, self.cached_input or self.input
+        yield cached_audio, self.cached_input_audio or self.cached_input or self.input
         yield written - hourly, self.cache_write_input or self.input
         yield hourly, self.cache_write_1h_input or (None if self.cache_write_input else self.input)
 
+    def _audio_parts(self, counts: Usage) -> tuple[int, int]:
+        """Return the audio tokens of the input that were not cached, and those that were; negative if unknown."""
+        audio, cached = counts.input_audio_tokens or 0, counts.cached_input_audio_tokens
+        if self.input_audio is None and self.cached_input_audio is None:
+            return 0, 0
+        if cached is None:
+            cached = -1 if audio and counts.cached_input_tokens else 0
+        return audio - cached, cached
+
     def _output_parts(self, counts: Usage, taken: int) -> Iterator[tuple[int, TokenPrice | None]]:
-        images = counts.output_image_tokens or 0
-        yield taken - images, self.output
+        images, audio = counts.output_image_tokens or 0, counts.output_audio_tokens or 0
+        yield taken - images - audio, self.output
         yield images, self.output_image
+        yield audio, self.output_audio
 
     def ceiling(self, input_tokens: int, output_tokens: int) -> Decimal:
-        """Return the maximum cost of a request of at most this size, however its tokens are classified."""
+        """Return the maximum cost of a request of at most this size, however its tokens are classified.
+
+        Sound in the input counts at the price of other input: its tokens are bounded by its bytes, several times too
+        high.
+        """
         given = (self.input, self.cached_input, self.cache_write_input, self.cache_write_1h_input)
         total = input_tokens * max(rate.ceiling(input_tokens) for rate in given if rate is not None)
-        taken = (self.output, self.output_image)
+        taken = (self.output, self.output_image, self.output_audio)
         total += output_tokens * max(rate.ceiling(input_tokens) for rate in taken if rate is not None)
         return total / MILLION
 
     def dearest_output(self, input_tokens: int) -> Decimal:
         """Return the highest price of output for a request with this many input tokens."""
-        return max(rate.at(input_tokens) for rate in (self.output, self.output_image) if rate is not None)
+        taken = (self.output, self.output_image, self.output_audio)
+        return max(rate.at(input_tokens) for rate in taken if rate is not None)
 
     def times(self, factor: Decimal) -> Period:
         """Return the period with every price multiplied by a factor."""

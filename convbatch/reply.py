@@ -54,10 +54,18 @@ class Usage(NamedTuple):
     told, without a total or without both counts. Counts that do not agree have no cost."""
     cache_write_1h_input_tokens: int | None = None
     """Part of the cache writes, for one hour, which some providers bill at another price."""
+    input_audio_tokens: int | None = None
+    """Part of the input, cached or not."""
+    cached_input_audio_tokens: int | None = None
+    """Part of the cached tokens."""
     output_image_tokens: int | None = None
+    """Part of the output."""
+    output_audio_tokens: int | None = None
     """Part of the output."""
     has_uncounted_media: bool = False
     """Whether the output has media whose tokens the counts do not tell apart from those of text."""
+    has_tools_billed_apart: bool = False
+    """Whether a tool of the provider used tokens of another model, which the counts do not include."""
 
 
 NO_USAGE = Usage()
@@ -104,6 +112,8 @@ class Reply(NamedTuple):
     """What the provider says it changed in the history that was sent; part of the attempt's `wire_note`."""
     finish_note: str | None = None
     """Why a model refused, as the provider explains it; part of the attempt's `wire_note`."""
+    billing_note: str | None = None
+    """What is billed beside the counts; part of the attempt's `wire_note`."""
     raw_turn: Any = None
     """The model's turn as received (Gemini `content`, OpenAI and Anthropic `message`, the `output` of Responses), to be
     replayed unchanged in the history."""
@@ -220,8 +230,7 @@ def usage_to_plain(usage: Usage) -> dict[str, Any]:
         value = getattr(usage, name)
         if value is not None:
             plain[name] = value
-    if usage.has_uncounted_media:
-        plain["has_uncounted_media"] = True
+    plain |= {name: True for name in PRICE_FLAGS if getattr(usage, name)}
     return plain
 
 
@@ -229,8 +238,13 @@ USAGE_COUNTS = (
     "input_tokens", "cached_input_tokens", "cache_write_input_tokens", "output_tokens", "reasoning_tokens",
     "total_tokens",
 )  # fmt: skip
-PRICED_PARTS = ("cache_write_1h_input_tokens", "output_image_tokens")
+PRICED_PARTS = (
+    "cache_write_1h_input_tokens", "input_audio_tokens", "cached_input_audio_tokens", "output_image_tokens",
+    "output_audio_tokens",
+)  # fmt: skip
 """Counts that only prices need; they are in the journal and not in the tables."""
+PRICE_FLAGS = ("has_uncounted_media", "has_tools_billed_apart")
+"""What makes a cost unknown though the counts are known."""
 
 
 def reply_to_plain(reply: Reply) -> dict[str, Any]:
@@ -301,8 +315,7 @@ def _sum_usage(usages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     agree = [usage.get("consistent") for usage in usages]
     if None not in agree or False in agree:
         total["consistent"] = all(agree)
-    if any(usage.get("has_uncounted_media") for usage in usages):
-        total["has_uncounted_media"] = True
+    total |= {name: True for name in PRICE_FLAGS if any(usage.get(name) for usage in usages)}
     return total
 
 

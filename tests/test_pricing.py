@@ -113,6 +113,25 @@ HAND_COMPUTED = [
     # 5 x (1,000 x 2 + 200 x 12 + 1,120 x 120)
     ("an image by multiplier", "gemini-3-pro-image@dmxapi",
      Usage(input_tokens=1_000, output_tokens=1_320, output_image_tokens=1_120), BY_MULTIPLIER, cny("0.694")),
+    # 60 x 2.5 + 200 x 32 + 20 x 10 + 70 x 64
+    ("sound at its own prices", "gpt-audio@openai",
+     Usage(input_tokens=260, input_audio_tokens=200, output_tokens=90, output_audio_tokens=70), "", usd("0.01123")),
+    # 40 x 0.3 + 160 x 1 + 20 x 0.03 + 40 x 0.1 + 5 x 2.5
+    ("cached sound at its own price", "gemini-2.5-flash@google",
+     Usage(input_tokens=260, input_audio_tokens=200, cached_input_tokens=60, cached_input_audio_tokens=40,
+           output_tokens=5), "", usd("0.0001891")),
+    ("cached tokens of which it is not known how many are sound", "gemini-2.5-flash@google",
+     Usage(input_tokens=260, input_audio_tokens=200, cached_input_tokens=60, output_tokens=5), "", None),
+    ("sound in a reply without its price", "gemini-2.5-flash@google",
+     Usage(input_tokens=20, output_tokens=5, output_audio_tokens=5), "", None),
+    # 20 x 2 + 5 x 8 + 5 x 100
+    ("sound in a reply at the price of the config", "gemini-2.5-flash@dmxapi",
+     Usage(input_tokens=20, output_tokens=10, output_audio_tokens=5), BY_TABLE + "output_audio = 100\n",
+     cny("0.00058")),
+    ("sound in a message as other input, as the config says", "gemini-2.5-flash@dmxapi",
+     Usage(input_tokens=20, input_audio_tokens=20, output_tokens=0), BY_TABLE, cny("0.00004")),
+    ("images of another model, billed apart", "gpt-5.4@openai",
+     Usage(input_tokens=20, output_tokens=10, has_tools_billed_apart=True), "", None),
     # 1,000 x 0.1 + 2,000 x 0.01 + 3,000 x 0.125 + 4,000 x 0.2 + 100 x 0.5
     ("cache writes for an hour at their own price", "claude-haiku-5-5@claude",
      Usage(input_tokens=10_000, cached_input_tokens=2_000, cache_write_input_tokens=7_000,
@@ -290,6 +309,7 @@ periods = st.builds(
     cache_write_input=st.none() | rates,
     cache_write_1h_input=st.none() | rates,
     output_image=st.none() | rates,
+    output_audio=st.none() | rates,
     valid_from=st.none() | st.dates(datetime.date(2026, 1, 1), datetime.date(2026, 12, 31)),
     daily=st.none() | st.tuples(st.times(), st.times()),
 )
@@ -310,26 +330,27 @@ def test_a_price_table_round_trips_through_plain_values(table: PriceTable) -> No
 @given(
     table=tables,
     given_tokens=st.tuples(sizes, sizes, sizes, sizes),
-    taken=st.tuples(sizes, sizes),
+    taken=st.tuples(sizes, sizes, sizes),
     has_media=st.booleans(),
     room=sizes,
 )
 def test_no_request_costs_more_than_the_ceiling(
-    table: PriceTable, given_tokens: tuple[int, int, int, int], taken: tuple[int, int], has_media: bool, room: int
+    table: PriceTable, given_tokens: tuple[int, int, int, int], taken: tuple[int, int, int], has_media: bool, room: int
 ) -> None:
     fresh, cached, written, hourly = given_tokens
-    text, images = taken
+    _, images, audio = taken
     usage = Usage(
         input_tokens=fresh + cached + written + hourly,
         cached_input_tokens=cached,
         cache_write_input_tokens=written + hourly,
         cache_write_1h_input_tokens=hourly,
-        output_tokens=text + images,
+        output_tokens=sum(taken),
         output_image_tokens=images,
+        output_audio_tokens=audio,
         has_uncounted_media=has_media,
     )
     found = table.cost(usage, NOW)
-    assert found is None or found <= table.ceiling(sum(given_tokens) + room, text + images + room)
+    assert found is None or found <= table.ceiling(sum(given_tokens) + room, sum(taken) + room)
 
 
 def test_the_latest_valid_price_applies() -> None:

@@ -23,13 +23,16 @@ _LONGEST_NAME = 200
 # Names of routers for a model with other generation settings at another price, which the list does not have.
 _RESELLERS_SUFFIX = re.compile(r"-(?:no)?thinking(?:-\d+)?$|-(?:minimal|low|medium|high|xhigh)$")
 _TIER_KEYS = ("service_tier", "serviceTier")
-# Our prices of other tokens than plain text → the list's. Those of audio, video and searches are not used: no cost is
-# computed for a reply with media that is not counted as images.
+# Our prices of other tokens than plain text → the list's. Those of pictures and video in the input and of searches are
+# not used.
 _LIST_KEYS: Mapping[str, str] = {
     "cached_input": "cache_read_mtok",
     "cache_write_input": "cache_write_mtok",
     "cache_write_1h_input": "cache_write_1h_mtok",
+    "input_audio": "input_audio_mtok",
+    "cached_input_audio": "cache_audio_read_mtok",
     "output_image": "output_image_mtok",
+    "output_audio": "output_audio_mtok",
 }
 
 

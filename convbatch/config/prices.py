@@ -16,7 +16,10 @@ from convbatch.config.validators import MAX_AMOUNT, InvalidValue, amount, curren
 from convbatch.errors import did_you_mean
 from convbatch.pricing import CURRENCY, NOT_CURRENCIES, ExchangeRates, Period, PriceTable, TokenPrice
 
-RATE_KEYS = ("input", "cached_input", "cache_write_input", "cache_write_1h_input", "output", "output_image")
+RATE_KEYS = (
+    "input", "cached_input", "cache_write_input", "cache_write_1h_input", "input_audio", "cached_input_audio", "output",
+    "output_image", "output_audio",
+)  # fmt: skip
 ROW_KEYS = (*RATE_KEYS, "tiers", "currency", "valid_from", "source")
 TIER_KEYS = ("above", *RATE_KEYS)
 

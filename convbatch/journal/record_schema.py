@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from convbatch.pricing import is_price_table
-from convbatch.reply import PRICED_PARTS, USAGE_COUNTS, Status
+from convbatch.reply import PRICE_FLAGS, PRICED_PARTS, USAGE_COUNTS, Status
 
 Predicate = Callable[[Any], bool]
 
@@ -98,7 +98,7 @@ _CALL_KEYS = {"id", "name", "arguments"}
 _is_usage = _fits(
     {
         **dict.fromkeys((*USAGE_COUNTS, *PRICED_PARTS), _is_whole),
-        **dict.fromkeys(("consistent", "has_uncounted_media"), _is_flag),
+        **dict.fromkeys(("consistent", *PRICE_FLAGS), _is_flag),
         "source": _is_text,
     },
     only=True,

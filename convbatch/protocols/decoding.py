@@ -201,6 +201,8 @@ def usage_of(counts: Usage, *, was_read: bool = False, has_output: bool = False)
     is_right = True
     if not _is_possible(counts, _INPUT_COUNTS, is_positive=was_read) or not _is_possible(counts, _WRITTEN_COUNTS):
         counts, is_right = _without(counts, (*_INPUT_COUNTS, *_WRITTEN_COUNTS)), False
+    if not all(_is_possible(counts, names) for names in _AUDIO_COUNTS):
+        counts, is_right = _without(counts, (*_INPUT_COUNTS, *_WRITTEN_COUNTS, *_AUDIO_PARTS)), False
     if not _is_possible(counts, _OUTPUT_COUNTS, is_positive=has_output):
         counts, is_right = _without(counts, _OUTPUT_COUNTS), False
     given, taken, total = counts.input_tokens, counts.output_tokens, counts.total_tokens
@@ -220,7 +222,13 @@ def usage_of(counts: Usage, *, was_read: bool = False, has_output: bool = False)
 # A count and its parts, which do not overlap.
 _INPUT_COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens")
 _WRITTEN_COUNTS = ("cache_write_input_tokens", "cache_write_1h_input_tokens")
-_OUTPUT_COUNTS = ("output_tokens", "reasoning_tokens", "output_image_tokens")
+_OUTPUT_COUNTS = ("output_tokens", "reasoning_tokens", "output_image_tokens", "output_audio_tokens")
+_AUDIO_PARTS = ("input_audio_tokens", "cached_input_audio_tokens")
+_AUDIO_COUNTS = (
+    ("input_tokens", "input_audio_tokens"),
+    ("cached_input_tokens", "cached_input_audio_tokens"),
+    _AUDIO_PARTS,
+)
 
 
 def _is_possible(counts: Usage, names: tuple[str, ...], *, is_positive: bool = False) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -481,29 +482,34 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has
     candidates = signed_count(counts.get("candidatesTokenCount"))
     if counts.get("candidatesTokenCount") is None and total is not None and total == _sum(input_tokens, thoughts):
         candidates = 0
-    images, others = _media_tokens(counts)
+    made = _by_modality(counts.get("candidatesTokensDetails"))
+    given = _by_modality(counts.get("promptTokensDetails"))
+    given.update(_by_modality(counts.get("toolUsePromptTokensDetails")))
+    cached = _by_modality(counts.get("cacheTokensDetails"))
+    images, audio = made.get("IMAGE"), made.get("AUDIO")
+    others = any(count for modality, count in made.items() if modality not in ("TEXT", "IMAGE", "AUDIO"))
     sent = Usage(
         input_tokens=input_tokens,
         cached_input_tokens=signed_count(counts.get("cachedContentTokenCount")),
         output_tokens=_sum(candidates, thoughts),
         reasoning_tokens=signed_count(counts.get("thoughtsTokenCount")),
         total_tokens=total,
+        input_audio_tokens=given.get("AUDIO"),
+        cached_input_audio_tokens=cached.get("AUDIO", 0) if cached else None,
         output_image_tokens=images,
-        has_uncounted_media=bool(others) or (has_media and not images),
+        output_audio_tokens=audio,
+        has_uncounted_media=others or (has_media and not (images or audio)),
     )
     return usage_of(sent, was_read=was_read, has_output=has_output)
 
 
-def _media_tokens(counts: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Return the output tokens of images, and those of other media; None where no modality is named."""
-    details = counts.get("candidatesTokensDetails")
-    tokens: dict[str, int] = {}
+def _by_modality(details: Any) -> Counter[str]:
+    """Return the tokens of each modality; empty where none is named."""
+    tokens = Counter[str]()
     for item in details if isinstance(details, list) else ():
         if isinstance(item, dict) and (count := signed_count(item.get("tokenCount"))) is not None:
-            modality = str(item.get("modality")).upper()
-            kind = modality if modality in ("TEXT", "IMAGE") else "other"
-            tokens[kind] = tokens.get(kind, 0) + count
-    return tokens.get("IMAGE"), tokens.get("other")
+            tokens[str(item.get("modality")).upper()] += count
+    return tokens
 
 
 def _addend(counts: Mapping[str, Any], name: str) -> int | None:

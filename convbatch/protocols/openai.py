@@ -491,7 +491,7 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has
         # Anthropic's own form has no total, and its input excludes what was read from the cache or written to it.
         if apart and (missing == apart or (total is None and "prompt_tokens" not in counts)):
             prompt += apart
-    images = _part((output_details, "image_tokens"))
+    images, audio = (_part((output_details, name)) for name in ("image_tokens", "audio_tokens"))
     sent = Usage(
         input_tokens=prompt,
         cached_input_tokens=cached,
@@ -500,8 +500,10 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has
         output_tokens=output,
         reasoning_tokens=reasoning,
         total_tokens=total,
+        input_audio_tokens=_part((input_details, "audio_tokens")),
         output_image_tokens=images,
-        has_uncounted_media=bool(_part((output_details, "audio_tokens"))) or (has_media and not images),
+        output_audio_tokens=audio,
+        has_uncounted_media=has_media and not (images or audio),
     )
     return usage_of(sent, was_read=was_read, has_output=has_output)
 

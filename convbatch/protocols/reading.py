@@ -86,7 +86,7 @@ def with_own_notes(answer: Answer) -> Answer:
     outcome = answer.outcome
     if not isinstance(outcome, Reply):
         return answer
-    notes = [note for note in (outcome.history_note, outcome.finish_note) if note]
+    notes = [note for note in (outcome.history_note, outcome.finish_note, outcome.billing_note) if note]
     return _noted(answer, *notes) if notes else answer
 
 

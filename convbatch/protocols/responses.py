@@ -7,7 +7,7 @@ otherwise. With `replay = "stored"` a request has `store: true`, and in place of
 response; `instructions` are sent each time, because they are not part of what is kept.
 
 Usage: `input_tokens` includes cached tokens and cache writes, `output_tokens` includes reasoning. Generated images are
-counted apart (`tool_usage`), so the counts of such a reply do not tell its cost.
+counted and billed apart (`tool_usage`), at prices of a model that the reply does not name: such a reply has no cost.
 
 A stream ends with an event that has the whole response, which is parsed as if it had come alone. Where its `output` is
 empty, the items of `response.output_item.done` take its place; deltas are the partial text of a stream that broke off.
@@ -352,6 +352,8 @@ def _read(whole: Mapping[str, Any], output: list[Any], text: str | None) -> Repl
         finish = "tool_call"
     has_output = bool(text or thought or calls or has_media)
     was_read = finish != "content_filter" or has_output
+    billed = _billing_note(whole.get("tool_usage"), output)
+    usage = _usage(whole.get("usage"), was_read=was_read, has_output=has_output, has_media=has_media)
     return Reply(
         text=None if not text and (calls or has_media or refused) else text,
         finish_reason=finish,
@@ -359,13 +361,14 @@ def _read(whole: Mapping[str, Any], output: list[Any], text: str | None) -> Repl
         thought=thought,
         tool_calls=calls,
         blocked="output" if finish == "content_filter" else None,
-        usage=_usage(whole.get("usage"), was_read=was_read, has_output=has_output, has_media=has_media),
+        usage=usage._replace(has_tools_billed_apart=billed is not None),
         model_version=word(whole.get("model")),
         response_id=word(whole.get("id")),
         has_media=has_media,
         service_tier=word(whole.get("service_tier")),
         mean_logprob=_mean_logprob(output),
         history_note=_history_note(whole.get("input_transformations")),
+        billing_note=billed,
         raw_turn=output,
     )
 
@@ -464,6 +467,17 @@ def _history_note(transformations: Any) -> str | None:
     reasons = ", ".join(dict.fromkeys(str(entry.get("reason") or "no reason given") for entry in removed))
     items = "1 reasoning item" if len(removed) == 1 else f"{len(removed)} reasoning items"
     return f"{HISTORY_CUT} {items} from the history ({reasons})"
+
+
+def _billing_note(tool_usage: Any, output: list[Any]) -> str | None:
+    """Return what generated images cost beside the counts; None without them."""
+    counts = tool_usage.get("image_gen") if isinstance(tool_usage, dict) else None
+    names = ("input_tokens", "output_tokens")
+    given, taken = (signed_count(counts.get(name)) if isinstance(counts, dict) else None for name in names)
+    if not (given or taken or any(item.get("type") == "image_generation_call" for item in _objects(output))):
+        return None
+    tokens = "unknown" if given is None or taken is None else f"{given} input and {taken} output tokens"
+    return f"generated images are billed apart ({tokens}), so the cost is unknown"
 
 
 def _raise_failed(whole: Mapping[str, Any], text: str | None) -> NoReturn:

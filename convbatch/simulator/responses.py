@@ -196,6 +196,7 @@ class ResponsesWire:
             "incomplete_details": None if reason is None else {"reason": reason},
             "output": list(_items(reply_spec, reply)),
             "usage": _usage(reply),
+            **({"tool_usage": {"image_gen": _IMAGE_USAGE}} if reply.picture else {}),
         }
 
     def events(self, reply_spec: ReplySpec, reply: SimulatedReply) -> list[dict[str, Any]]:
@@ -607,6 +608,13 @@ def _part_events(place: dict[str, Any], part: dict[str, Any]) -> Iterator[dict[s
 def _type_of(event: bytes) -> bytes:
     found = _EVENT_TYPE.match(event)
     return found[1] if found else b"message"
+
+
+_IMAGE_USAGE: Mapping[str, Any] = {
+    "input_tokens": 50, "input_tokens_details": {"image_tokens": 40, "text_tokens": 10}, "total_tokens": 322,
+    "output_tokens": 272, "output_tokens_details": {"image_tokens": 272, "text_tokens": 0},
+}  # fmt: skip
+"""What the tool that draws counts; billed beside the usage of the response."""
 
 
 def _usage(reply: SimulatedReply) -> dict[str, Any]:

@@ -325,6 +325,16 @@ def test_what_stands_beside_the_text_is_read() -> None:
     assert reply.usage.has_uncounted_media, "images are counted in tool_usage, not in usage"
 
 
+def test_generated_images_are_billed_apart_and_their_tokens_noted() -> None:
+    counts = {"image_gen": {"input_tokens": 50, "output_tokens": 272, "total_tokens": 322}}
+    answer = read(response(IMAGE, tool_usage=counts))
+    assert isinstance(answer.outcome, Reply)
+    assert answer.outcome.usage.has_tools_billed_apart
+    assert answer.note == "generated images are billed apart (50 input and 272 output tokens), so the cost is unknown"
+    assert "billed apart (unknown)" in str(read(response(IMAGE)).note)
+    assert read(response(text_item("a"), tool_usage={"web_search": {"num_requests": 1}})).note is None
+
+
 def test_what_openai_removed_from_the_history_is_noted() -> None:
     removed = [{"type": "reasoning", "id": f"rs_{n}", "action": "removed", "reason": "model_mismatch"} for n in (1, 2)]
     answer = read(response(text_item("a"), input_transformations=removed))

@@ -154,7 +154,8 @@ def test_image_tokens_and_hourly_cache_writes_are_read_for_their_prices() -> Non
     ("details", "images", "is_uncounted"),
     [
         ([{"modality": "IMAGE", "tokenCount": 1290}, {"modality": "TEXT", "tokenCount": 10}], 1290, False),
-        ([{"modality": "AUDIO", "tokenCount": 900}, {"modality": "IMAGE", "tokenCount": 400}], 400, True),
+        ([{"modality": "AUDIO", "tokenCount": 900}, {"modality": "IMAGE", "tokenCount": 400}], 400, False),
+        ([{"modality": "VIDEO", "tokenCount": 900}, {"modality": "IMAGE", "tokenCount": 400}], 400, True),
         ([{"modality": "TEXT", "tokenCount": 1300}], None, True),
         ([{"modality": "IMAGE"}, "?"], None, True),
         (None, None, True),
@@ -174,6 +175,27 @@ def test_the_image_tokens_of_a_gemini_reply_are_told_apart(
     assert (usage.output_image_tokens, usage.has_uncounted_media) == (images, is_uncounted)
     assert Usage(**usage_to_plain(usage)) == usage
     assert PRICE.cost(usage) is None
+
+
+def test_audio_tokens_are_read_for_their_prices() -> None:
+    given = {"audio_tokens": 200, "cached_tokens": 0}
+    spoken = openai(total(260, 90, 350, prompt_tokens_details=given, completion_tokens_details={"audio_tokens": 70}))
+    assert (spoken.input_audio_tokens, spoken.output_audio_tokens, spoken.has_uncounted_media) == (200, 70, False)
+    body = {
+        "candidates": [{"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP"}],
+        "usageMetadata": {
+            "promptTokenCount": 260, "candidatesTokenCount": 5, "totalTokenCount": 265, "cachedContentTokenCount": 60,
+            "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 200}, {"modality": "TEXT", "tokenCount": 60}],
+            "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 40}, {"modality": "TEXT", "tokenCount": 20}],
+        },
+    }  # fmt: skip
+    heard = _usage_in("gemini", body)
+    assert (heard.input_audio_tokens, heard.cached_input_audio_tokens) == (200, 40)
+    for usage in (spoken, heard):
+        assert usage.consistent is True
+        assert Usage(**usage_to_plain(usage)) == usage
+    impossible = openai(total(20, 5, 25, prompt_tokens_details={"audio_tokens": 21}))
+    assert (impossible.input_tokens, impossible.consistent) == (None, False)
 
 
 def test_more_image_than_output_tokens_are_impossible() -> None:
