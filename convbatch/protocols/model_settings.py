@@ -19,6 +19,9 @@ Sampling = Literal["always", "never", "without_thinking"]
 _TABLE_OF = {"responses": "openai"}
 """Protocols whose models stand in the table of another one."""
 _SAMPLING = ("temperature", "top_p", "top_k")
+_MOST_STOPS: Mapping[str, int] = {"gemini": 5, "openai": 4}
+_HOTTEST = 2
+"""Largest `temperature` of Gemini and OpenAI; Anthropic's is smaller, for every model."""
 _OFF = "none"
 
 
@@ -36,6 +39,8 @@ class ModelSettings:
     """Further budgets: 0 = no thinking, -1 = the model decides."""
     sampling: Sampling | None = None
     """When `temperature`, `top_p` and `top_k` are taken."""
+    takes_both: bool = True
+    """Whether `temperature` and `top_p` may be sent together."""
     stop: bool = True
     default_effort: str | None = None
     thinking: tuple[str, ...] | None = None
@@ -97,7 +102,18 @@ def refused_by_model(protocol: str, model: str, settings: Settings) -> list[str]
         return []
     if protocol == "gemini" and settings.reasoning_effort == _OFF and family.efforts:
         settings = dataclasses.replace(settings, reasoning_effort=None)  # sent as the least level
-    return list(_refusals(family, model, settings))
+    found = list(_refusals(family, model, settings))
+    named = {line.split(" ")[0] for line in found}
+    return found + [line for line in _beyond_bounds(protocol, model, settings) if line.split(" ")[0] not in named]
+
+
+def _beyond_bounds(protocol: str, model: str, settings: Settings) -> Iterator[str]:
+    """Yield the values that no model of the provider takes; other servers may take them."""
+    most = _MOST_STOPS.get(protocol)
+    if most is not None and len(settings.stop or ()) > most:
+        yield f"stop with {len(settings.stop or ())} texts ({model} takes {most})"
+    if protocol != "anthropic" and (settings.temperature or 0) > _HOTTEST:
+        yield f"temperature {settings.temperature:g} ({model} takes 0 to {_HOTTEST})"
 
 
 def refuse_settings(
@@ -137,6 +153,8 @@ def _refusals(family: ModelSettings, model: str, settings: Settings) -> Iterator
         yield f"thinking_budget {budget} ({_budgets(family, model)})"
     if family.sampling in ("never", "without_thinking"):
         yield from _sampling_refusals(family, model, settings)
+    if not family.takes_both and settings.temperature is not None and settings.top_p is not None:
+        yield f"top_p {settings.top_p:g} ({model} takes temperature or top_p, not both)"
     if settings.stop and not family.stop:
         yield f"stop ({model} takes none)"
 

@@ -48,6 +48,7 @@ from tests.support.tables import each
         ("gemini", "gemini-3.8-flash", {"reasoning_effort": "none"}, []),
         ("openai", "gpt-5", {"reasoning_effort": "none"}, ["takes minimal, low, medium, high"]),
         ("openai", "gpt-5-mini", {"temperature": 0}, ["temperature 0 (gpt-5-mini takes only 1)"]),
+        ("openai", "gpt-5-mini", {"temperature": 3}, ["temperature 3 (gpt-5-mini takes only 1)"]),
         ("openai", "gpt-5-mini", {"temperature": 1}, []),
         ("openai", "gpt-5.1", {"temperature": 0, "top_p": 0.5}, []),
         (
@@ -69,6 +70,22 @@ from tests.support.tables import each
         ("responses", "gpt-4.1", {"thinking_level": "low"}, ["thinking_level 'low' (gpt-4.1 does not take it)"]),
         ("anthropic", "claude-3-5-haiku-20241022", {"thinking_budget": 2000}, ["20241022 takes only 0 = off)"]),
         ("anthropic", "claude-opus-5-5", {"thinking_budget": 0}, ["does not take it; use reasoning_effort: low, med"]),
+        ("openai", "gpt-4.1", {"stop": tuple("abcde")}, ["stop with 5 texts (gpt-4.1 takes 4)"]),
+        ("openai", "llama", {"stop": tuple("abcde"), "temperature": 3}, []),
+        ("gemini", "gemini-2.5-flash", {"stop": tuple("abcde"), "temperature": 2}, []),
+        (
+            "gemini",
+            "gemini-2.5-flash",
+            {"stop": tuple("abcdef"), "temperature": 2.1},
+            ["stop with 6 texts (gemini-2.5-flash takes 5)", "temperature 2.1 (gemini-2.5-flash takes 0 to 2)"],
+        ),
+        (
+            "anthropic",
+            "claude-haiku-4-5",
+            {"temperature": 0.5, "top_p": 0.5},
+            ["top_p 0.5 (claude-haiku-4-5 takes temperature or top_p, not both)"],
+        ),
+        ("anthropic", "claude-sonnet-4-6", {"temperature": 0.5, "top_p": 0.5}, []),
         ("openai", "gpt-5-chat-latest", {"temperature": 0}, []),
         ("anthropic", "claude-opus-4-8", {"temperature": 1}, ["temperature 1 (claude-opus-4-8 does not take it)"]),
         (
