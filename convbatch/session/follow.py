@@ -58,6 +58,14 @@ class LiveText:
         rest, self._word = self._word, ""
         return f"{self._placed([rest])}{self._taken_head()}\n"
 
+    def break_line(self) -> str:
+        """Return the end of a line that is not complete, which the next piece continues on a line of its own."""
+        if self._head:
+            return ""
+        self._head, self._blank, self._column = " " * _INDENT, "", _INDENT
+        self._word = self._word.lstrip(" \t")
+        return "\n"
+
     def _placed(self, pieces: list[str]) -> str:
         return "".join(part for piece in pieces for part in self._place(piece))
 
@@ -146,6 +154,12 @@ class Follower:
         if live is None:
             self._print_block(of, "reply", outcome.text or "(no text)")
         self._print(of, f"{'':<{_INDENT}}{_summary(outcome, attempt)}\n")
+
+    def make_room(self) -> None:
+        """End an incomplete line of a reply, so that a note on the same terminal gets a line of its own."""
+        live = self._live.get(next(iter(self._waiting))) if self._waiting else None
+        if live is not None and self._stream is not None and self._stream.isatty():
+            self._write(live.break_line())
 
     def ended(self, of: ConversationId) -> None:
         """Record that a conversation has no more turns; print those that waited for it."""

@@ -230,6 +230,8 @@ class Progress:
     def show(self, text: str) -> None:
         """Print a permanent line that is not logged."""
         line = wrapped(f"convbatch: {printable(redact(text))}", columns_of(self._stream))
+        if self.follower is not None:
+            self.follower.make_room()
         if self._block is not None:
             self._block.print_above(line)
         else:

@@ -63,6 +63,32 @@ def test_a_failed_attempt_is_named_and_the_question_is_not_repeated() -> None:
     assert out.getvalue().count("question 1 of a") == 1
 
 
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_note_gets_a_line_of_its_own_on_a_terminal_only() -> None:
+    printed: list[str] = []
+    for out in (Terminal(), io.StringIO()):
+        follower = Follower(out, targets=1)
+        follower.make_room()
+        follower.sending(call("a"))
+        follower.make_room()
+        piece = follower.on_text(call("a"))
+        piece("one two ")
+        follower.make_room()
+        follower.make_room()
+        out.write("NOTE\n" if out.isatty() else "")
+        piece("three ")
+        follower.answered(call("a"), REPLY, asks_again=False)
+        printed.append(out.getvalue().partition("of a\n")[2])
+    assert printed[0].splitlines()[:3] == ["reply      one two", "NOTE", " " * 11 + "three"]
+    assert printed[1].splitlines()[0] == "reply      one two three"
+
+
 @given(name=st.text(st.sampled_from("ab 1-中"), min_size=1, max_size=120))
 def test_a_long_id_is_cut_so_that_its_heading_fits(name: str) -> None:
     out = io.StringIO()
