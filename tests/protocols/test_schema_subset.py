@@ -25,7 +25,10 @@ def closed(**properties: Any) -> dict[str, Any]:
 
 
 TEXT = {"type": "string"}
-TREE = {"$defs": {"node": closed(kids={"type": "array", "items": {"$ref": "#/$defs/node"}})}, "$ref": "#/$defs/node"}
+TREE: dict[str, Any] = {
+    "$defs": {"node": closed(kids={"type": "array", "items": {"$ref": "#/$defs/node"}})},
+    "$ref": "#/$defs/node",
+}
 LIST = {"type": "object", "properties": {"next": {"$ref": "#"}}}
 NO_OBJECT = 'a reply that need not be an object ("type": "object" is needed, found '
 
