@@ -60,7 +60,7 @@ def stderr_of(process: subprocess.Popen[bytes], *, within_s: float) -> str:
     """Wait for the process to end and return its stderr."""
     _, err = process.communicate(timeout=within_s)
     text = err.decode()
-    # Tracebacks of Python's startup are allowed, until our first lines (`__init__.py`) have loaded Python's own modules.
+    # Tracebacks of Python's startup are allowed, as long as our first lines (`__init__.py`) load its own modules.
     assert str(PACKAGE) not in text.replace(str(PACKAGE / "__init__.py"), ""), text
     return text
 
