@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -418,7 +419,8 @@ def _messages(
         blocks = _content(message, at)
         role = "model" if message["role"] == "assistant" else "user"
         anthropic_tools.add_turn(turns, message["role"], blocks)
-        if results := anthropic_tools.results_text(blocks):
+        mark = functools.partial(_media_mark, where=f"messages.{at}.content.tool_result")
+        if results := anthropic_tools.results_text(blocks, mark):
             messages.append(("tool", results))
         blocks = [block for block in blocks if block["type"] != "tool_result"]
         if not blocks:

@@ -6,7 +6,7 @@ Source: https://docs.anthropic.com/en/docs/agents-and-tools/tool-use, read 2026-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from convbatch.simulator.tools import Call
@@ -138,18 +138,18 @@ def add_turn(turns: list[Turn], role: str, blocks: list[dict[str, Any]]) -> None
         turns.append((role, blocks))
 
 
-def results_text(blocks: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the text of the results in a message; None without any."""
-    results = [_result_text(block) for block in blocks if block["type"] == "tool_result"]
+def results_text(blocks: Sequence[Mapping[str, Any]], mark: Callable[[dict[str, Any]], str]) -> str | None:
+    """Return the text of the results in a message, with marks for their media; None without any."""
+    results = [_result_text(block, mark) for block in blocks if block["type"] == "tool_result"]
     return "".join(results) or " " if results else None
 
 
-def _result_text(block: Mapping[str, Any]) -> str:
+def _result_text(block: Mapping[str, Any], mark: Callable[[dict[str, Any]], str]) -> str:
     content = block.get("content") or ""
     if isinstance(content, str):
         return content
     parts = [as_object(part) or {} for part in as_list(content) or ()]
-    return "".join(part.get("text") or f"<{part['type']}>" for part in parts)
+    return "".join(part.get("text") or mark(part) for part in parts)
 
 
 def is_paused(blocks: Sequence[Mapping[str, Any]]) -> bool:

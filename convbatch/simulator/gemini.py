@@ -451,7 +451,7 @@ def _text_of(part: dict[str, Any]) -> str:
     if "text" in part:
         return part["text"]
     if "functionResponse" in part:
-        return gemini_tools.result_text(part["functionResponse"])
+        return gemini_tools.result_text(part["functionResponse"], _media_mark)
     if "functionCall" in part:
         return gemini_tools.call_mark(part["functionCall"])
     if "inlineData" in part or "fileData" in part:
@@ -460,7 +460,9 @@ def _text_of(part: dict[str, Any]) -> str:
 
 
 def _media_mark(part: dict[str, Any]) -> str:
-    name = "inlineData" if "inlineData" in part else "fileData"
+    name = next((name for name in ("inlineData", "fileData") if name in part), "")
+    if not name:
+        return f"<part {hashlib.sha256(encode(part)).hexdigest()[:8]}>"
     blob = {_camel(key): value for key, value in (as_object(part[name]) or {}).items()}
     level = (as_object(part.get("mediaResolution")) or {}).get("level")
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -194,8 +194,8 @@ def call_mark(value: Mapping[str, Any]) -> str:
     return mark_of(value.get("id"), value.get("name"), value.get("args") or {})
 
 
-def result_text(value: Mapping[str, Any]) -> str:
+def result_text(value: Mapping[str, Any], mark: Callable[[dict[str, Any]], str]) -> str:
     """Return a result as the model reads it, with marks for its media."""
     result = _camel_keys(value)
-    media = [hashlib.sha256(encode(part)).hexdigest()[:8] for part in as_list(result.get("parts")) or ()]
-    return encode(result.get("response")).decode() + "".join(f"<part {mark}>" for mark in media)
+    parts = [_camel_keys(as_object(part) or {}) for part in as_list(result.get("parts")) or ()]
+    return encode(result.get("response")).decode() + "".join(map(mark, parts))

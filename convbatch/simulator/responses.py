@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -371,8 +372,9 @@ class _Reader:
             self._check_pending(is_models=False)
             _refuse_unknown(item, responses_tools.OUTPUT_KEYS, where)
             self.outputs.append((responses_tools.check_output(item, where), len(self.calls)))
+            mark = functools.partial(_media_mark, where=f"{where}.output")
             before = self.messages.pop()[1] if self.messages and self.messages[-1][0] == "tool" else ""
-            self.messages.append(("tool", before + responses_tools.output_text(item)))
+            self.messages.append(("tool", before + responses_tools.output_text(item, mark)))
         self.pending = None
 
     def _check_call_partner(self, item_id: str) -> None:

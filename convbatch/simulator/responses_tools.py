@@ -5,7 +5,7 @@ Source: https://platform.openai.com/docs/guides/function-calling, read 2026-11-2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from convbatch.simulator.openai_tools import OWN, check_function
@@ -87,13 +87,13 @@ def check_pairs(calls: Sequence[str], outputs: Sequence[tuple[str, int]]) -> Non
             refuse("bad_request", f"No tool output found for function call {call_id}.", field="input")
 
 
-def output_text(item: Mapping[str, Any]) -> str:
-    """Return the text of an output."""
+def output_text(item: Mapping[str, Any], mark: Callable[[dict[str, Any]], str]) -> str:
+    """Return the text of an output, with marks for its media."""
     output = item.get("output")
     if isinstance(output, str):
         return output
     parts = [as_object(part) or {} for part in as_list(output) or ()]
-    return "".join(part.get("text") or f"<{part['type']}>" for part in parts)
+    return "".join(part.get("text") or mark(part) for part in parts)
 
 
 def call_items(calls: Sequence[Call], item_id: str) -> Iterator[dict[str, Any]]:

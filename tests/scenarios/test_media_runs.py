@@ -94,6 +94,18 @@ def test_a_model_looks_at_a_picture_in_the_detail_of_its_part(home: Path, simula
     assert len(provider.ledger.entries) == calls
 
 
+def test_a_model_sees_the_pictures_in_results_of_tools(home: Path, simulator: Simulator) -> None:
+    wires = ("gemini", "responses", "anthropic")
+    config, dataset = home / "convbatch.toml", home / "d.jsonl"
+    config.write_text(config_for(simulator(Provider()).url, wires=wires))
+    result = {"result": {"n": 1}, "media": [{"image": "cat.jpg"}, {"document": "a.pdf"}]}
+    line = {"id": "d", "turns": [{"user": "call f {}"}], "tools": [{"name": "f"}], "tool_results": {"f": result}}
+    dataset.write_text(json.dumps(line))
+    turns = cb.run(dataset, models=[f"sim-good@at-{wire}" for wire in wires], config=config, out=home / "out").turns
+    shown = seen("image", "png", png()) + seen("document", "pdf", PDF)
+    assert [shown in reply for reply in turns["reply"]] == [True] * 3, turns["reply"].tolist()
+
+
 def test_a_run_folder_is_enough_to_resume_and_a_lost_or_changed_file_is_refused(
     home: Path, simulator: Simulator
 ) -> None:
