@@ -353,7 +353,8 @@ def _read(whole: Mapping[str, Any], output: list[Any], text: str | None) -> Repl
     has_output = bool(text or thought or calls or has_media)
     was_read = finish != "content_filter" or has_output
     billed = _billing_note(whole.get("tool_usage"), output)
-    usage = _usage(whole.get("usage"), was_read=was_read, has_output=has_output, has_media=has_media)
+    is_counted = bool(text or thought or calls) or (has_media and billed is None)
+    usage = _usage(whole.get("usage"), was_read=was_read, has_output=is_counted, has_media=has_media)
     return Reply(
         text=None if not text and (calls or has_media or refused) else text,
         finish_reason=finish,

@@ -332,6 +332,8 @@ def test_generated_images_are_billed_apart_and_their_tokens_noted() -> None:
     assert answer.outcome.usage.has_tools_billed_apart
     assert answer.note == "generated images are billed apart (50 input and 272 output tokens), so the cost is unknown"
     assert "billed apart (unknown)" in str(read(response(IMAGE)).note)
+    silent = reply_of(response(IMAGE, usage={"input_tokens": 9, "output_tokens": 0, "total_tokens": 9}))
+    assert (silent.usage.output_tokens, silent.usage.consistent) == (0, True), "an image is no output of the model"
     assert read(response(text_item("a"), tool_usage={"web_search": {"num_requests": 1}})).note is None
 
 
