@@ -145,28 +145,31 @@ class Period:
         total, given = self.cost(counts), counts.input_tokens
         if total is None or given is None:
             return None
-        rates = [
-            tokens * rate.at(given) / MILLION if rate else Decimal(0)
-            for tokens, rate in self._input_parts(counts, given)
-        ]
-        cached = rates.pop(1)
-        output = total - cached - sum(rates)
+        whole, cached = (
+            sum((tokens * rate.at(given) for tokens, rate in parts if rate is not None), Decimal(0)) / MILLION
+            for parts in (self._input_parts(counts, given), self._cached_parts(counts))
+        )
+        output = total - whole
         reasoning = None
         if counts.reasoning_tokens is not None:
             reasoning = min(counts.reasoning_tokens * self.output.at(given) / MILLION, output)
-        return CostParts(sum(rates, Decimal(0)), cached, output - (reasoning or 0), reasoning)
+        return CostParts(whole - cached, cached, output - (reasoning or 0), reasoning)
 
     def _input_parts(self, counts: Usage, given: int) -> Iterator[tuple[int, TokenPrice | None]]:
         """Yield the input tokens of each price; None where the price is unknown."""
         cached = counts.cached_input_tokens or 0
         written, hourly = counts.cache_write_input_tokens or 0, counts.cache_write_1h_input_tokens or 0
-        audio, cached_audio = self._audio_parts(counts)
+        audio, _ = self._audio_parts(counts)
         yield given - cached - written - audio, self.input
         yield audio, self.input_audio or self.input
-        yield cached - cached_audio, self.cached_input or self.input
-        yield cached_audio, self.cached_input_audio or self.cached_input or self.input
+        yield from self._cached_parts(counts)
         yield written - hourly, self.cache_write_input or self.input
         yield hourly, self.cache_write_1h_input or (None if self.cache_write_input else self.input)
+
+    def _cached_parts(self, counts: Usage) -> Iterator[tuple[int, TokenPrice | None]]:
+        _, audio = self._audio_parts(counts)
+        yield (counts.cached_input_tokens or 0) - audio, self.cached_input or self.input
+        yield audio, self.cached_input_audio or self.cached_input or self.input
 
     def _audio_parts(self, counts: Usage) -> tuple[int, int]:
         """Return the audio tokens of the input that were not cached, and those that were; negative if unknown."""

@@ -353,6 +353,18 @@ def test_no_request_costs_more_than_the_ceiling(
     assert found is None or found <= table.ceiling(sum(given_tokens) + room, sum(taken) + room)
 
 
+def test_the_cost_of_cached_input_includes_cached_sound() -> None:
+    table = priced("m@dmxapi", "[prices.dmxapi.m]\ninput = 1\ncached_input = 0.1\ninput_audio = 10\noutput = 2\n"
+                   "cached_input_audio = 0.5\n")  # fmt: skip
+    usage = Usage(input_tokens=100, cached_input_tokens=40, input_audio_tokens=50, cached_input_audio_tokens=30,
+                  output_tokens=7, reasoning_tokens=5)  # fmt: skip
+    assert table is not None
+    parts = table.cost_parts(usage, NOW)
+    assert parts is not None
+    assert [part and part * 1_000_000 for part in parts] == [40 * 1 + 20 * 10, 10 * exact(0.1) + 30 * exact(0.5), 4, 10]
+    assert sum(part for part in parts if part is not None) == table.cost(usage, NOW)
+
+
 def test_the_latest_valid_price_applies() -> None:
     table = priced(
         "m@dmxapi",
