@@ -220,7 +220,7 @@ _LIKE_RUN = [
 _OTHER_COMMANDS = {
     **dict.fromkeys(_LIKE_RUN, "run"),
     **dict.fromkeys(("list", "ls", "history", "log", "logs", "status"), "runs"),
-    **dict.fromkeys(("view", "open", "print", "cat", "app"), "show"),
+    **dict.fromkeys(("open", "print", "cat", "app"), "show"),
     **dict.fromkeys(("diff", "cmp"), "compare"),
     **dict.fromkeys(("score", "judge", "grade", "assert", "eval-retry-errors"), "check"),
     **dict.fromkeys(("cost", "bill", "usage", "stats", "summary"), "report"),

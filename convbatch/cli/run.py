@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
-from convbatch.cli.watch import Watch, listening, watched
+from convbatch.cli.watch import Watch, finish_watched, listening
 from convbatch.console.text import drop_output, log_note
 from convbatch.dataset.reader import count_of
 from convbatch.engine.suspension import NEW_RUN
@@ -80,8 +80,7 @@ def _run(options: RunOptions, watch: Watch | None) -> ExitCode:
         from convbatch.cli.dry_run import budget_warning
 
         _log_lines(budget_warning(spec))
-    with watched(spec, watch) as watched_spec:
-        return _finish_and_write(watched_spec, options)
+    return finish_watched(spec, watch, lambda watched: _finish_and_write(watched, options))
 
 
 def _check_outputs(reports: Sequence[Path], fail_under: str | None, *, run_folder: Path | None = None) -> None:
@@ -148,8 +147,7 @@ def _resume(options: ResumeOptions, watch: Watch | None) -> ExitCode:
         _log_lines([f"note: {path} has changed since this run copied it; the run continues with its copy"])
     if changed:
         _log_lines([f"      for the new content: {rerun_line(spec)}"])
-    with watched(spec, watch) as watched_spec:
-        return _finish_and_write(watched_spec, options)
+    return finish_watched(spec, watch, lambda watched: _finish_and_write(watched, options))
 
 
 def _with_given(error: ConvbatchError, path: Path, given: Mapping[str, Any]) -> ConvbatchError:

@@ -181,7 +181,7 @@ _MEANINGS = (
         {"--out": "another folder"},
         "nothing is asked, and no run is written over",
     ),
-    _Meaning("share view open browser", instead="look at a run with: convbatch show RUN"),
+    _Meaning("share view open browser", instead="look at a run with: convbatch view RUN, or convbatch show RUN"),
     _Meaning("cfg conf config-file configuration settings", {"--config": "convbatch.toml or another file"}),
     _Meaning("group-by groupby groups", {"--by": "model, gateway, tag …"}),
     _Meaning("columns column value values wide-format side-by-side", {"--wide": "reply, cost, passed …"}),

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ _TELL_EVERY_S = 0.5
 _MOST_BYTES = 4_000
 """Of a line: the system writes up to 4,096 bytes into a pipe whole or not at all."""
 _SHOWN_OF_A_STATE = 300
-_LAST_S = 25.0
+_LAST_S = 20.0
 """Longest wait for a browser to get the report after the run."""
 _CODE = "from convbatch.watching.child import main; main()"
 _KEPT_VARIABLES = ("HOME", "LANG", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
@@ -60,6 +60,10 @@ class Watch:
         self.address = address(self._socket, self._token)
         self._process: subprocess.Popen[bytes] | None = None
         self._told_at = float("-inf")
+        self._view_line = ""
+        """The command that shows the run."""
+        self.is_hurried = False
+        """The user stopped the run: a browser does not get the report."""
 
     def release(self) -> None:
         """Stop listening here; the process that serves the page has the socket too."""
@@ -68,6 +72,7 @@ class Watch:
     def start(self, folder: Path) -> None:
         """Start the process; say where the page is, or that there is none."""
         descriptor = self._socket.fileno()
+        self._view_line = f"convbatch view {shell_quote(absolute(folder))}"
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _CODE, str(descriptor)],
@@ -98,13 +103,13 @@ class Watch:
         self._told_at = now
         if self._process.poll() is not None:
             self._process = None
-            return "the page of --watch has ended; the run goes on. Watch it with: convbatch view latest"
+            return f"the page of --watch has ended; the run goes on. Watch it with: {self._view_line}"
         totals = {"spent": run.spent, "stopping": run.stopping, "left_s": run.left_s}
         for message in (totals, *map(_target_message, run.targets)):
             self._write(message)
         return None
 
-    def close(self, folder: Path) -> None:
+    def close(self) -> None:
         """Let a browser that is watching get the report, then end the process; say how to look again."""
         process = self._process
         if process is None:
@@ -115,14 +120,14 @@ class Watch:
                 _pipe(process).write(b'{"end":true}\n')
                 _pipe(process).close()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_LAST_S)
+                process.wait(0 if self.is_hurried else _LAST_S)
         except KeyboardInterrupt:
             pass
         finally:
             process.kill()
             process.wait()
         host = self.address.rsplit("/", 2)[0]
-        log_note(f"the page at {host} is gone; to look again: convbatch view {shell_quote(absolute(folder))}")
+        log_note(f"the page at {host} is gone; to look again: {self._view_line}")
 
     def _write(self, message: Mapping[str, Any]) -> None:
         line = orjson.dumps(message) + b"\n"
@@ -169,17 +174,17 @@ def listening(options: RunOptions | ResumeOptions) -> Generator[Watch | None]:
         watch.release()
 
 
-@contextlib.contextmanager
-def watched(spec: SessionSpec, watch: Watch | None) -> Generator[SessionSpec]:
-    """Serve the page of a run while the block runs; yields the spec that tells it what the run knows of itself."""
+def finish_watched(spec: SessionSpec, watch: Watch | None, finish: Callable[[SessionSpec], ExitCode]) -> ExitCode:
+    """Run a session to its end, `finish`, and serve the page of the run meanwhile, if there is one."""
     if watch is None:
-        yield spec
-        return
+        return finish(spec)
     watch.start(spec.folder.path)
     try:
-        yield replace(spec, on_status=watch.tell)
+        code = finish(replace(spec, on_status=watch.tell))
+        watch.is_hurried = code == ExitCode.INTERRUPTED
+        return code
     finally:
-        watch.close(spec.folder.path)
+        watch.close()
 
 
 def run_view(run: str, *, port: int, open_it: bool) -> ExitCode:

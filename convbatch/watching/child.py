@@ -21,8 +21,8 @@ from convbatch.journal.run_folder import RunFolder
 from convbatch.watching.server import WatchServer
 from convbatch.watching.watched_run import WatchedRun
 
-DELIVERY_S = 20.0
-"""Time for a browser that is watching to get the report after the end of the run."""
+DELIVERY_S = 4.0
+"""Time for a browser that is watching to get the report once it is ready."""
 AFTER_DEATH_S = 5.0
 """Time for it to see that the run's process died."""
 
@@ -47,6 +47,7 @@ async def _serve(server: WatchServer) -> None:
             return
         if has_ended:
             with contextlib.suppress(TimeoutError):
+                await server.until(server.ended.wait())
                 await server.until(asyncio.wait_for(server.delivered.wait(), DELIVERY_S))
         else:
             await asyncio.sleep(AFTER_DEATH_S)

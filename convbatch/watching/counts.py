@@ -128,6 +128,11 @@ class RunCounts:
             case _:
                 pass
 
+    @property
+    def in_flight(self) -> int:
+        """Requests without an outcome so far."""
+        return sum(len(counts.in_flight) for counts in (*self.targets.values(), *self.judges.values()))
+
     def rate_per_s(self, now: float) -> float | None:
         """Return the rows that got a result per second, over the last minute; None before the first one."""
         if self.session_began is None or not self._per_second:
@@ -137,8 +142,8 @@ class RunCounts:
         return recent / over_s
 
     def _end_session(self) -> None:
+        self.lost += self.in_flight
         for counts in (*self.targets.values(), *self.judges.values()):
-            self.lost += len(counts.in_flight)
             counts.in_flight.clear()
 
     def _of(self, record: Mapping[str, Any]) -> TargetCounts:

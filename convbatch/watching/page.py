@@ -14,21 +14,20 @@ _MARKUP = """\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
-<meta name="color-scheme" content="light dark">
 <title>convbatch</title>
 <style>{style}</style>
 </head>
 <body>
-<header><p id="source">convbatch</p><h1 id="run">…</h1><p id="state" role="status">…</p></header>
+<header><p id="source" class="source">convbatch</p><h1 id="run">…</h1><p id="state" role="status">…</p>
+<p id="notice" class="warning" role="alert" hidden></p></header>
 <main>
-<p id="notice" role="alert" hidden></p>
 <section aria-labelledby="progress-title"><h2 id="progress-title">Progress</h2>
 <progress id="bar" max="1" value="0" aria-labelledby="progress-title"></progress><dl id="totals"></dl></section>
 <section aria-labelledby="targets-title"><h2 id="targets-title">Targets</h2>
-<div class="scroll" tabindex="0" role="region" aria-labelledby="targets-title"><table id="targets"></table></div>
+<div class="wide" tabindex="0" role="region" aria-labelledby="targets-title"><table id="targets"></table></div>
 <p id="passes" class="note"></p></section>
 <section id="judges-section" aria-labelledby="judges-title" hidden><h2 id="judges-title">Judge</h2>
-<div class="scroll" tabindex="0" role="region" aria-labelledby="judges-title"><table id="judges"></table></div>
+<div class="wide" tabindex="0" role="region" aria-labelledby="judges-title"><table id="judges"></table></div>
 </section>
 <section aria-labelledby="errors-title"><h2 id="errors-title">Latest errors</h2>
 <p id="no-errors" class="note">none so far</p><ol id="errors"></ol></section>
@@ -44,7 +43,7 @@ _MARKUP = """\
 @functools.cache
 def watch_page() -> bytes:
     """Return the page."""
-    return _MARKUP.format(style=_asset("watch.css"), script=_asset("watch.js")).encode()
+    return _MARKUP.format(style=_style(), script=_asset("watch.js")).encode()
 
 
 @functools.cache
@@ -54,13 +53,20 @@ def policy() -> str:
         (
             "default-src 'none'",
             f"script-src '{_digest(_asset('watch.js'))}'",
-            f"style-src '{_digest(_asset('watch.css'))}'",
+            f"style-src '{_digest(_style())}'",
             "connect-src 'self'",
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",
         )
     )
+
+
+@functools.cache
+def _style() -> str:
+    """Return the style of reports, and what this page has beside it."""
+    of_reports = files("convbatch.reporting.page") / "assets" / "page.css"
+    return f"{of_reports.read_text('utf-8')}\n{_asset('watch.css')}"
 
 
 @functools.cache

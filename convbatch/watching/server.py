@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import orjson
@@ -80,6 +81,8 @@ class WatchServer:
         self._is_final = False
         """Whether the report is of a run that has ended."""
         self._asked_at = float("-inf")
+        self.running = asyncio.Event()
+        """The run goes on."""
         self.ended = asyncio.Event()
         """The run has ended, and its report is ready or cannot be made."""
         self._looking: asyncio.Task[None] | None = None
@@ -123,6 +126,7 @@ class WatchServer:
             if self._state["state"] == "running":
                 self._is_final = False
                 self.ended.clear()
+                self.running.set()
                 if self.is_watched and self.run.is_current:
                     await self._in_thread(self.run.update_passes)
             elif self.run.is_current and not self.ended.is_set():
@@ -131,6 +135,8 @@ class WatchServer:
 
     async def _finish(self) -> None:
         """Make the report of a run that has ended; nobody has to wait for it then."""
+        self.running.clear()
+        await self._in_thread(partial(self.run.update_passes, is_final=True))
         with contextlib.suppress(ConvbatchError, OSError):
             await self._make_report(is_final=True)
         self.ended.set()

@@ -54,5 +54,7 @@ async def _view(
 
 
 async def _note_end(server: WatchServer, on_note: Callable[[str], object]) -> None:
-    await server.ended.wait()
-    on_note(f"{_ENDS[server.run.state]}; the page shows its report")
+    while True:
+        await server.ended.wait()
+        on_note(f"{_ENDS[server.run.state]}; the page has its report")
+        await server.running.wait()  # in another session

@@ -88,7 +88,10 @@ class WatchedRun:
         except (ConvbatchError, OSError) as error:
             self.error = printable(str(error))
         in_use = self.is_held or self.folder.is_in_use()
-        self._unused_since = None if in_use else (self._unused_since or self.clock())
+        if in_use:
+            self._unused_since = None
+        elif self._unused_since is None:
+            self._unused_since = self.clock()
 
     @property
     def is_current(self) -> bool:
@@ -137,10 +140,10 @@ class WatchedRun:
         if is_over or not self.folder.is_in_use():
             self._unused_since = float("-inf")
 
-    def update_passes(self) -> None:
-        """Count which dialogues passed, if that is due and anything has changed; takes a while for a large run."""
+    def update_passes(self, *, is_final: bool = False) -> None:
+        """Count which dialogues passed, if anything has changed and it is due or final; slow for a large run."""
         began = self.clock()
-        if began < self._passes.due or not self._manifest.checks:
+        if (began < self._passes.due and not is_final) or not self._manifest.checks:
             return
         counted = tuple(counts.done for counts in (*self._counts.targets.values(), *self._counts.judges.values()))
         if counted == self._counted or not any(counted):
@@ -191,7 +194,7 @@ class WatchedRun:
             "simulated": [printable(entry.name) for entry in self._manifest.targets if entry.simulated],
             "spent": self._spent(),
             "budget": self._budget(),
-            "lost": counts.lost,
+            "lost": counts.lost + (counts.in_flight if state == "killed" else 0),
             "damaged": self._tail.damaged,
             "targets": [self._target(name, each, now) for name, each in counts.targets.items()],
             "judges": [self._target(name, each, now) for name, each in counts.judges.items()],
@@ -211,7 +214,7 @@ class WatchedRun:
             "done": counts.done,
             "statuses": {status: count for status, count in counts.statuses.items() if count},
             "in_flight": live.get("in_flight", len(counts.in_flight)),
-            "state": live.get("state"),
+            "state": live.get("state") or self._suspended(name),
             "attempts": counts.attempts,
             "input_tokens": counts.input_tokens,
             "output_tokens": counts.output_tokens,
@@ -223,6 +226,11 @@ class WatchedRun:
             "judged": None if total is None else total.judged,
             "passed": None if total is None else total.passed,
         }
+
+    def _suspended(self, name: str) -> str | None:
+        """Return why a target was suspended when the last session ended."""
+        why = (self._counts.stopped or {}).get("parked", {}).get(name)
+        return None if why is None else printable(f"suspended: {why}")
 
     def _spent(self) -> str:
         """Return the known cost so far by currency, judges included; empty when none is known."""

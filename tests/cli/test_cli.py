@@ -829,7 +829,7 @@ def test_a_share_is_read_as_a_number_or_in_percent(text: str, share: float | Non
     [
         ("eval", "`convbatch run`"),
         ("ls", "`convbatch runs`"),
-        ("view", "`convbatch show`"),
+        ("cat", "`convbatch show`"),
         ("diff", "`convbatch compare`"),
     ],
 )

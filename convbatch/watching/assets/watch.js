@@ -69,9 +69,9 @@ function others(target) {
 }
 
 function rows(targets, isRunning, hasChecks) {
-  const head = ["target", "done", "in flight", "not ok", "passed", "spent", "tokens out", "state"];
+  const head = ["target", "done", "in flight", "not ok", "passed", "spent", "tokens out"];
   const kept = head.filter((name) => (name !== "in flight" || isRunning) && (name !== "passed" || hasChecks));
-  const body = targets.map((target) => {
+  const body = targets.flatMap((target) => {
     const cells = {
       target: target.name,
       done: target.planned == null
@@ -82,11 +82,16 @@ function rows(targets, isRunning, hasChecks) {
       passed: target.judged ? `${share(target.passed, target.judged)} of ${number.format(target.judged)}` : "–",
       spent: target.spent ?? "–",
       "tokens out": number.format(target.output_tokens),
-      state: limits(target),
     };
     const row = make("tr");
     row.append(...kept.map((name) => make("td", cells[name])));
-    return row;
+    const why = limits(target);
+    if (!why) return [row];
+    const [below, cell] = [make("tr", undefined, "why"), make("td")];
+    cell.append(make("div", why));
+    cell.colSpan = kept.length;
+    below.append(cell);
+    return [row, below];
   });
   const heading = make("tr");
   heading.append(...kept.map((name) => {
