@@ -15,7 +15,7 @@ import inspect
 import io
 import ssl
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -590,6 +590,10 @@ class Client:
         answer = self._read(status, {}, body)
         outcome = answer.outcome
         return outcome if isinstance(outcome, Failure) else self._without_keys(outcome, body)[0]
+
+    def has_media(self, paths: Iterable[str]) -> bool:
+        """Whether the files of replies are there; reading a reply again writes those that are gone."""
+        return self._media is None or all(map(self._media.has, paths))
 
     def _as_configured(self, outcome: Reply | Failure) -> Reply | Failure:
         """Return an outcome as its gateway is configured, with the media of the turn as it was received."""

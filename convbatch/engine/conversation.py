@@ -130,6 +130,12 @@ class ConversationState:
             ends.append(TurnEnd(status=past.status, reply=None, error_kind=past.error_kind))
         return ends
 
+    def media_of_past(self) -> Iterator[str]:
+        """Yield the paths of the media in replies of earlier sessions."""
+        for past in self.past.values():
+            for record in (*past.steps, past.kept):
+                yield from (one["path"] for one in (record or {}).get("reply", {}).get("media", ()))
+
     def turns(self) -> Iterator[tuple[int, Turn]]:
         """Yield every turn after adding its user message to the history; a scripted reply is added after it."""
         for number, turn in enumerate(self.conversation.dialogue.turns, 1):

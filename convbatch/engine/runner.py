@@ -233,7 +233,7 @@ class Runner:
     async def _run_conversation(self, worker: TargetWorker, conversation: Conversation) -> None:
         state = ConversationState(conversation, self._rules.history, self._past)
         settled = state.settled(retry_errors=self._rules.retry_errors)
-        if settled is not None:
+        if settled is not None and worker.client.has_media(state.media_of_past()):
             for end in settled:
                 self._count(worker, end, before=True)
             return

@@ -64,11 +64,15 @@ class MediaStore:
         if found is None or (found.mime_type == "text/plain" and named is not None):
             found = named
         path = f"media/{hashlib.sha256(content).hexdigest()}.{'bin' if found is None else found.extension}"
-        if not (self._folder / path).exists():
+        if not self.has(path):
             with contextlib.suppress(OSError):
                 _write_durably(self._folder / path, content, self._disk)
         width, height = pixel_size(content) or (None, None)
         return MediaFile(path, None if found is None else found.mime_type, width, height)
+
+    def has(self, path: str) -> bool:
+        """Return whether a file of the run folder is there, without reading it."""
+        return (self._folder / path).exists()
 
     def filled(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Return the messages with a name as the content of their media, for which `body` puts in the content.

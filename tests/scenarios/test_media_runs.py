@@ -161,6 +161,9 @@ def test_every_process_that_reads_a_reply_names_the_same_files(home: Path, simul
     first = media("out")
     assert len({path for cell in first for path in json.loads(cell)}) == 2
     assert media("again", reuse=home / "out") == first
+    shutil.rmtree(home / "again" / "media")
+    assert CliRunner().invoke(app, ["resume", str(home / "again"), "--no-progress"]).exit_code == 0
+    assert len(list((home / "again" / "media").iterdir())) == 2, "a finished run gets its files back"
     forget_replies(home / "out" / "journal" / "000001.jsonl")
     shutil.rmtree(home / "out" / "media")
     done = CliRunner().invoke(app, ["resume", str(home / "out"), "--no-progress"])
