@@ -15,6 +15,7 @@ from convbatch.media import type_of_path
 from convbatch.protocols.gemini_tools import is_before_3
 from convbatch.protocols.media_limits import detail_problem, media_problem, request_problem, wires_for
 
+_OTHERWISE = "leave the dialogue out with --id or --tag, or ask these targets in a separate run"
 _RESOLUTION_HINT = (
     'remove "detail"; for all media of a request, "settings": {"extra": {"generationConfig": {"mediaResolution": '
     '"MEDIA_RESOLUTION_LOW"}}}'
@@ -55,14 +56,15 @@ def _part_issues(
     size = _size(part, folder)
     for protocol, names in by_wire.items():
         problem = media_problem(protocol, part.kind, mime_type, size, part.uri, in_result=in_result)
-        problem = problem or detail_problem(protocol, part.detail, in_result=in_result)
-        if problem is not None:
+        of_detail = detail_problem(protocol, part.detail, in_result=in_result)
+        remove = "" if problem is not None or of_detail is None else 'remove "detail", '
+        if (problem := problem or of_detail) is not None:
             wires = wires_for(part.kind, mime_type, size, part.uri, in_result=in_result, detail=part.detail)
             others = f"taken by the protocols {', '.join(wires)}" if wires else "no protocol takes it"
             yield Issue(
                 what=f"{problem} ({', '.join(names)})",
                 field=place or "tool_results",
-                hint=f"{others}; leave the dialogue out with --id or --tag, or ask these targets in a separate run",
+                hint=f"{others}; {remove}{_OTHERWISE}",
             )
 
 

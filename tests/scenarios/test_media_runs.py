@@ -90,7 +90,7 @@ def test_a_model_looks_at_a_picture_in_the_detail_of_its_part(home: Path, simula
     calls = len(provider.ledger.entries)
     with pytest.raises(InputError, match="turn 1: the anthropic protocol takes no detail of an image") as caught:
         run(home, server, (*wires, "anthropic"), [{"image": "cat.jpg", "detail": "low"}], out=home / "none")
-    assert "taken by the protocols gemini, openai, responses" in str(caught.value)
+    assert 'taken by the protocols gemini, openai, responses; remove "detail", leave' in str(caught.value)
     assert len(provider.ledger.entries) == calls
 
 
