@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -30,6 +31,7 @@ AFTER_DEATH_S = 5.0
 def main() -> None:
     """Serve until the run ends; the listening socket is the descriptor named in the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(10)  # where cores are few, they are the run's
     hello = orjson.loads(sys.stdin.buffer.readline())
     listening = socket.socket(fileno=int(sys.argv[1]))
     run = WatchedRun(RunFolder.open(Path(hello["folder"])), is_held=True)

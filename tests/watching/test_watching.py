@@ -27,7 +27,7 @@ HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 def prepared(tmp_path: Path, simulator: Callable[[Provider], Server]) -> Path:
     """A folder with a config and dialogues that take about two seconds."""
     turns = [{"user": f"{n} {HOSTILE}", "assistant": HOSTILE, "checks": [{"contains": "img"}]} for n in range(3)]
-    lines = [json.dumps({"id": f"{HOSTILE}{n}", "turns": turns}) for n in range(12)]
+    lines = [json.dumps({"id": f"{HOSTILE}{n}", "turns": turns}) for n in range(20)]
     (tmp_path / "d.jsonl").write_text("\n".join(lines))
     server = simulator(Provider(latency_s=0.15, script=Script.load(tmp_path / "d.jsonl")))
     (tmp_path / "convbatch.toml").write_text(config_for(server.url))
