@@ -591,9 +591,9 @@ class Client:
         outcome = answer.outcome
         return outcome if isinstance(outcome, Failure) else self._without_keys(outcome, body)[0]
 
-    def has_media(self, paths: Iterable[str]) -> bool:
-        """Whether the files of replies are there; reading a reply again writes those that are gone."""
-        return self._media is None or all(map(self._media.has, paths))
+    def has_media(self, media: Iterable[Mapping[str, Any]]) -> bool:
+        """Return whether the files of a reply are there; reading the reply again writes those that are gone."""
+        return self._media is None or all(self._media.has(one["path"]) for one in media)
 
     def _as_configured(self, outcome: Reply | Failure) -> Reply | Failure:
         """Return an outcome as its gateway is configured, with the media of the turn as it was received."""

@@ -130,11 +130,11 @@ class ConversationState:
             ends.append(TurnEnd(status=past.status, reply=None, error_kind=past.error_kind))
         return ends
 
-    def media_of_past(self) -> Iterator[str]:
-        """Yield the paths of the media in replies of earlier sessions."""
+    def replies_with_media(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the `outcome` records of earlier sessions whose replies have media."""
         for past in self.past.values():
-            for record in (*past.steps, past.kept):
-                yield from (one["path"] for one in (record or {}).get("reply", {}).get("media", ()))
+            kept = () if past.kept is None else (past.kept,)
+            yield from (record for record in (*past.steps, *kept) if record["reply"].get("media"))
 
     def turns(self) -> Iterator[tuple[int, Turn]]:
         """Yield every turn after adding its user message to the history; a scripted reply is added after it."""

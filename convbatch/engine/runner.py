@@ -233,7 +233,10 @@ class Runner:
     async def _run_conversation(self, worker: TargetWorker, conversation: Conversation) -> None:
         state = ConversationState(conversation, self._rules.history, self._past)
         settled = state.settled(retry_errors=self._rules.retry_errors)
-        if settled is not None and worker.client.has_media(state.media_of_past()):
+        if settled is not None:
+            for record in state.replies_with_media():
+                if not worker.client.has_media(record["reply"]["media"]):
+                    kept_reply(worker.client, record)  # writes the files again
             for end in settled:
                 self._count(worker, end, before=True)
             return
@@ -337,8 +340,8 @@ class Runner:
                 **{field: kept[field] for field in REUSED_FIELDS if field in kept},
                 "reused_from": reused_from,
             }
-            if worker.target.gateway.thinking_tags is not None:
-                outcome["reply"] = reply_to_plain(reply)  # the other run may have read the same body with other tags
+            if worker.target.gateway.thinking_tags is not None or reply.media:
+                outcome["reply"] = reply_to_plain(reply)  # the other run may have read the body otherwise, or before media
             ends = end if step == len(replies) else None
             await self._journal.commit(*self._closing_records(outcome, state, number, ends, reused_from=reused_from))
         return end
