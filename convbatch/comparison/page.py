@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from convbatch.comparison.compare import Comparison, Flip
 from convbatch.comparison.inputs import SelectedRun
+from convbatch.comparison.metrics import MetricResult
 from convbatch.comparison.render import (
     SLICE_HEADINGS,
     advice,
@@ -25,12 +26,17 @@ from convbatch.comparison.render import (
 from convbatch.console.html import Markup, element
 from convbatch.console.text import shorten
 from convbatch.errors import SetupError
-from convbatch.reporting.page.causes import Causes, Place
+from convbatch.reporting.charts.changes import Change, change_figures
+from convbatch.reporting.charts.figure import Figure
+from convbatch.reporting.charts.figures import chart_figures
+from convbatch.reporting.page.causes import CAUSES_TITLE, Causes, Place
+from convbatch.reporting.page.charts import charts
 from convbatch.reporting.page.document import html_page
 from convbatch.reporting.page.overview import (
     TargetTotals,
     cards,
     how_it_was_made,
+    pass_intervals,
     target_totals,
     totals_table,
     warnings,
@@ -89,7 +95,7 @@ def comparison_page(comparison: Comparison, limits: PageLimits | None = None) ->
     first = comparison.flips[0] if comparison.flips else None
     packed = data.pack(None if first is None else Place(first.dialogue, first.turn).link)
     totals = _chosen_totals(reported, columns)
-    names = [("flipped", "Flipped turns"), ("metrics", "Metrics"), ("failures", "Failures by cause"),
+    names = [("flipped", "Flipped turns"), ("metrics", "Metrics"), ("charts", "Charts"), ("failures", CAUSES_TITLE),
              ("transcripts", "Transcripts"), ("made", "How it was made")]  # fmt: skip
     head = (
         source_line(runs),
@@ -103,7 +109,8 @@ def comparison_page(comparison: Comparison, limits: PageLimits | None = None) ->
     content = (
         section("flipped", flips_title(comparison.flips), _flip_list(comparison.flips)),
         section("metrics", "Metrics", _metrics(comparison, totals)),
-        section("failures", "Failures by cause", causes.sections()),
+        section("charts", "Charts", charts([*_forest_plots(comparison), *_side_charts(reported, totals)])),
+        section("failures", CAUSES_TITLE, causes.sections()),
         viewer(packed, "convbatch compare RUN:target RUN:target -o compare.html"),
         section("made", "How it was made", how_it_was_made(reported)),
     )
@@ -198,17 +205,16 @@ def _flip_list(flips: Sequence[Flip]) -> Iterator[Markup]:
     if not flips:
         yield element("p", "No turn flipped from passed to failed or back.")
         return
-    shown = flips[:FLIPS_SHOWN]
-    harmful = [flip for flip in shown if flip.change == "harmful"]
-    better = shown[len(harmful) :]
+    harmful = [flip for flip in flips if flip.change == "harmful"][:FLIPS_SHOWN]
+    better = [flip for flip in flips if flip.change != "harmful"][:FLIPS_SHOWN]
     if harmful:
         yield element("ol", *map(_flip, harmful[:FLIPS_OPEN]), class_="flips")
     if rest := harmful[FLIPS_OPEN:]:
         yield _folded(f"{counted(len(rest), 'more turn')} that got worse", rest)
     if better:
         yield _folded(f"{counted(len(better), 'turn')} that got better", better)
-    if len(flips) > len(shown):
-        yield element("p", f"… and {len(flips) - len(shown):,} more: filter the transcripts by Flipped", class_="note")
+    if left := len(flips) - len(harmful) - len(better):
+        yield element("p", f"… and {left:,} more: filter the transcripts by Flipped", class_="note")
 
 
 def _folded(title: str, flips: Sequence[Flip]) -> Markup:
@@ -239,7 +245,32 @@ def _flip_side(flip: Flip, role: str) -> Markup:
     return element("div", *parts, class_="reply")
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------
+# --- charts and tables -----------------------------------------------------------------------------------------------
+
+
+def _forest_plots(comparison: Comparison) -> list[Figure]:
+    judged = [_change(one.result.metric, one.result, one.margin, one.verdict) for one in comparison.judged]
+    return change_figures(judged, 1 - comparison.rules.alpha)
+
+
+def _slice_plots(comparison: Comparison) -> list[Figure]:
+    changed = [_change(one.slice, one.result) for one in comparison.parts if one.result.worse or one.result.better]
+    return change_figures(changed, 1 - comparison.rules.alpha, "slices", " by slice, exploratory")
+
+
+def _change(name: str, result: MetricResult, margin: float | None = None, verdict: str = "") -> Change:
+    low, high = (None, None) if result.ci is None else result.ci
+    if result.ratio is None:
+        return Change(name, result.difference, low, high, margin, False, verdict)
+    low, high = (None if end is None else end - 1 for end in (low, high))
+    return Change(name, result.ratio - 1, low, high, margin, True, verdict)
+
+
+def _side_charts(reported: Sequence[ReportedRun], totals: Sequence[TargetTotals]) -> list[Figure]:
+    """Return the charts of a report, where they have no target that is not compared."""
+    if len(totals) < sum(len(one.run.targets) for one in reported):
+        return []
+    return chart_figures(reported, Matcher(EVERYTHING), pass_intervals(totals))
 
 
 def _metrics(comparison: Comparison, totals: Sequence[TargetTotals]) -> Iterator[Markup]:
@@ -253,6 +284,7 @@ def _metrics(comparison: Comparison, totals: Sequence[TargetTotals]) -> Iterator
     if slices := slice_rows(comparison):
         numeric = [n > 1 for n in range(len(SLICE_HEADINGS))]
         title = "Slices: exploratory, never a gate"
-        yield element("details", element("summary", title), table(Table(SLICE_HEADINGS, numeric, slices), title))
+        content = table(Table(SLICE_HEADINGS, numeric, slices), title)
+        yield element("details", element("summary", title), content, *charts(_slice_plots(comparison)))
     lines = [element("li", " ".join(line.split())) for line in facts(comparison)]
     yield element("details", element("summary", "What was compared"), element("ul", *lines))

@@ -18,6 +18,7 @@ from convbatch.dialogue import Dialogue
 from convbatch.reporting.page.tables import counted
 from convbatch.results.transcripts import TranscriptColumn
 
+CAUSES_TITLE = "Failures by cause"
 CAUSES_SHOWN = 30
 PLACES_SHOWN = 50
 MOST_CAUSES = 5_000

@@ -21,7 +21,7 @@ def _figure(figure: Figure) -> Markup:
     parts = [element("figcaption", figure.title)]
     if figure.svg is not None:
         # Its text is escaped where it is drawn.
-        parts.append(element("div", Markup(figure.svg), class_="chart", role="img", aria_label=figure.title))
+        parts.append(element("div", Markup(figure.svg), class_="chart"))
         parts += [] if figure.note is None else [element("p", figure.note, class_="note")]
     numeric = [all(not isinstance(row[n], str) for row in figure.rows) for n in range(len(figure.columns))]
     content = Table(figure.columns, numeric, [[_text(cell) for cell in row] for row in figure.rows])

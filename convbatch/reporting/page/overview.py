@@ -13,6 +13,7 @@ from convbatch.console.text import shorten
 from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.journal.run_folder import shell_quote
 from convbatch.pricing import display_amount
+from convbatch.reporting.charts.figures import PassInterval
 from convbatch.reporting.page.pass_rate import PassRate, share_text
 from convbatch.reporting.page.tables import Table, counted, table
 from convbatch.reporting.runs import ReportedRun
@@ -100,6 +101,12 @@ def target_totals(runs: Sequence[ReportedRun], matcher: Matcher) -> list[TargetT
         for reported, of_run in zip(runs, names, strict=True)
         for name, total in zip(of_run, matcher.summary(reported.run), strict=True)
     ]
+
+
+def pass_intervals(totals: Sequence[TargetTotals]) -> list[PassInterval]:
+    """Return the pass rates for a chart."""
+    rates = [(one.name, rate) for one in totals if (rate := one.pass_rate) is not None]
+    return [PassInterval(name, one.passed, one.judged, one.low, one.high, one.undecided) for name, one in rates]
 
 
 def warnings(totals: Sequence[TargetTotals]) -> Iterator[Markup]:

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from convbatch.console.html import Markup, element
-from convbatch.reporting.page.causes import Causes
+from convbatch.reporting.charts.figures import chart_figures
+from convbatch.reporting.page.causes import CAUSES_TITLE, Causes
+from convbatch.reporting.page.charts import charts
 from convbatch.reporting.page.document import html_page
-from convbatch.reporting.page.overview import cards, how_it_was_made, target_totals, totals_table, warnings
+from convbatch.reporting.page.overview import (
+    cards,
+    how_it_was_made,
+    pass_intervals,
+    target_totals,
+    totals_table,
+    warnings,
+)
 from convbatch.reporting.page.tables import Table, table
 from convbatch.reporting.page.transcript_data import PageLimits, TranscriptData, page_columns
 from convbatch.reporting.page.viewer import jump_list, section, viewer
@@ -43,12 +52,13 @@ def report_page(
     packed = data.pack()
     totals = target_totals(runs, matcher)
     title = "Report: " + ", ".join(reported.label for reported in runs)
-    names = ("summary", "Summary"), ("failures", "Failures by cause"), ("transcripts", "Transcripts"), \
-        ("made", "How it was made")  # fmt: skip
+    names = [("summary", "Summary"), ("charts", "Charts"), ("failures", CAUSES_TITLE),
+             ("transcripts", "Transcripts"), ("made", "How it was made")]  # fmt: skip
     head = (source_line(read), element("h1", title), *warnings(totals), cards(totals), jump_list(names))
     content = (
         section("summary", "Summary", [totals_table(totals), *section_tables(sections)]),
-        section("failures", "Failures by cause", causes.sections()),
+        section("charts", "Charts", charts(chart_figures(runs, matcher, pass_intervals(totals)))),
+        section("failures", CAUSES_TITLE, causes.sections()),
         viewer(packed, _NARROWER),
         section("made", "How it was made", how_it_was_made(runs)),
     )
