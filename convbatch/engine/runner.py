@@ -341,7 +341,7 @@ class Runner:
                 "reused_from": reused_from,
             }
             if worker.target.gateway.thinking_tags is not None or reply.media:
-                outcome["reply"] = reply_to_plain(reply)  # the other run may have read the body otherwise, or before media
+                outcome["reply"] = reply_to_plain(reply)  # the other run may have read the body otherwise
             ends = end if step == len(replies) else None
             await self._journal.commit(*self._closing_records(outcome, state, number, ends, reused_from=reused_from))
         return end
