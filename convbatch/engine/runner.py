@@ -37,6 +37,7 @@ from convbatch.engine.turn_records import (
     kept_reply,
     outcome_record,
     price_fields,
+    restore_media,
 )
 from convbatch.engine.turn_tokens import counted_tokens
 from convbatch.engine.worker import TargetWorker
@@ -234,9 +235,7 @@ class Runner:
         state = ConversationState(conversation, self._rules.history, self._past)
         settled = state.settled(retry_errors=self._rules.retry_errors)
         if settled is not None:
-            for record in state.replies_with_media():
-                if not worker.client.has_media(record["reply"]["media"]):
-                    kept_reply(worker.client, record)  # writes the files again
+            restore_media(worker.client, state.replies_with_media())
             for end in settled:
                 self._count(worker, end, before=True)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from convbatch.engine.client import Client
@@ -26,6 +26,13 @@ def kept_reply(client: Client, record: Mapping[str, Any]) -> Reply:
     """Return a stored reply with its raw turn, read again from the stored body."""
     again = client.read_again(record.get("http_status", 200), kept_body(record))
     return again if isinstance(again, Reply) else reply_from_plain(record["reply"])
+
+
+def restore_media(client: Client, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write the files of stored replies again that are gone, from the bodies in their `outcome` records."""
+    for record in records:
+        if not client.has_media(record["reply"]["media"]):
+            kept_reply(client, record)
 
 
 def outcome_record(
