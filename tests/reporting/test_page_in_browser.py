@@ -181,6 +181,9 @@ def test_the_worst_regressed_turn_is_one_click_from_the_top(comparison: OpenPage
     expect(turn).to_be_in_viewport()
     expect(turn.locator(".verdict.failed")).to_have_count(1)
     expect(turn.locator("h5").first).to_contain_text(f"base {GOOD}")
+    page.evaluate("scrollTo(0, 0)")
+    link.click()
+    expect(turn).to_be_in_viewport()
     dialogue_id = (link.text_content() or "").split(",")[0]
     expect(page.get_by_role("article", name=f"Transcript of {dialogue_id}")).to_be_visible()
 

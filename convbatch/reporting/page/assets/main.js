@@ -175,6 +175,10 @@ document.getElementById("filter-text").addEventListener("input", () => {
 });
 more.addEventListener("click", extendList);
 window.addEventListener("hashchange", followAddress);
+document.addEventListener("click", (event) => {
+  const link = event.target.closest('a[href^="#"]');
+  if (link?.hash && link.hash === location.hash) followAddress(); // a second click on a link changes no address
+});
 document.addEventListener("keydown", onKey);
 filter();
 followAddress();
