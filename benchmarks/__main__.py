@@ -30,6 +30,7 @@ from benchmarks.measure import (
     sync_time_s,
     workplace,
 )
+from benchmarks.pages import TURNS, opened_pages
 from benchmarks.quotas import played, quotas, steady
 from benchmarks.server import EVENTS
 from benchmarks.worlds import ALPHA, MARGINS, GateRates, gate_rates
@@ -74,6 +75,7 @@ class Size:
     providers: int = 2000
     quotas: tuple[int, ...] = (20, 100, 600, 3000)
     gates: int = 1000
+    pages: int = 2000
 
 
 FULL = Size()
@@ -89,6 +91,7 @@ QUICK = Size(
     providers=200,
     quotas=(100,),
     gates=20,
+    pages=100,
 )
 
 
@@ -506,6 +509,23 @@ def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
+def pages(bench: Bench) -> list[Row]:
+    """Measure how long a browser takes to open the page of a report."""
+    found = opened_pages(bench.folder, bench.size.pages, bench.size.rounds)
+    bench.notes.append(f"pages: {found.page_bytes / 1e6:.1f} MB, as plain HTML {found.plain_bytes / 1e6:.1f} MB")
+    return [
+        Row(
+            what=f"report page of {bench.size.pages * TURNS:,} turns, s until it can be used",
+            against="the same texts as plain HTML",
+            theirs=f"{found.plain_s:.2f}",
+            ours=f"{found.page_s:.2f}",
+            ratio=found.page_s / found.plain_s,
+            goal="< 3 s, 30 MB",
+            met=found.page_s < 3 and found.page_bytes < 30e6,
+        )
+    ]
+
+
 SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "help": show_help,
     "speed": speed,
@@ -517,6 +537,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "compare": compare,
     "limits": limits,
     "gates": gates,
+    "pages": pages,
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import cycle, islice
@@ -333,16 +332,13 @@ def test_hostile_texts_run_nothing(browser: Browser, pages: Files, name: str) ->
     assert view.problems == []
 
 
-def test_ten_thousand_turns_open_in_seconds(browser: Browser, pages: Files) -> None:
+def test_a_page_of_ten_thousand_turns_opens(browser: Browser, pages: Files) -> None:
+    """How fast: `python -m benchmarks -s pages`."""
     assert pages.large.stat().st_size < 30 * 10**6
-    start = time.perf_counter()
     with opened(browser, pages.large) as view:
-        assert time.perf_counter() - start < 3
         expect(view.page.get_by_role("status")).to_have_text("2,000 of 2,000 dialogues")
-        start = time.perf_counter()
         view.page.get_by_role("searchbox").fill("d1999")
         expect(view.page.get_by_role("status")).to_have_text("1 of 2,000 dialogues")
-        assert time.perf_counter() - start < 3
     assert view.problems == []
 
 
