@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
+import struct
+import zlib
 
 import pytest
 
@@ -20,6 +22,9 @@ TERMINALS: list[tuple[dict[str, str], str | None]] = [
     ({"TERM_PROGRAM": "iTerm.app"}, "iterm2"),
     ({"LC_TERMINAL": "iTerm2"}, "iterm2"),
     ({"TERM_PROGRAM": "Apple_Terminal"}, None),
+    ({"TERM": "foot"}, "sixel"),
+    ({"TERM": "mlterm-256color"}, "sixel"),
+    ({"TERM": "foot", "STY": "1.pts"}, None),
 ]
 
 
@@ -44,3 +49,18 @@ def test_what_a_terminal_does_not_take_stays_a_line() -> None:
     assert picture_text(JPEG, "kitty") is None
     assert picture_text(JPEG, "iterm2") is not None
     assert picture_text(b"\x89PNG" + bytes(5_000_000), "iterm2") is None
+
+
+def test_sixels_have_the_size_and_the_colours_of_the_picture() -> None:
+    shown = picture_text(png(40, 30), "sixel") or ""
+    assert shown.startswith('\x1bP0;0;0q"1;1;40;30#0;2;')
+    assert shown.endswith("\x1b\\\n")
+    assert shown.isascii()
+    assert (picture_text(png(1200, 900), "sixel") or "").startswith('\x1bP0;0;0q"1;1;320;240#')
+
+
+def test_a_picture_that_cannot_be_decoded_stays_a_line() -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    huge = png()[:12] + header + struct.pack(">I", zlib.crc32(header)) + png()[33:]
+    for content in (b"", b"\x89PNG\r\n", png()[:45], huge):
+        assert picture_text(content, "sixel") is None
