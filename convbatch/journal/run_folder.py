@@ -442,6 +442,22 @@ def _last_bytes(path: Path) -> bytes:
         return file.read()
 
 
+def is_part_of_run(path: Path, new_run: Path | None = None) -> bool:
+    """Whether a file is one that a run needs, or makes itself.
+
+    Args:
+        path: The file; it need not exist.
+        new_run: The folder of a run that is going to be made.
+    """
+    place = path.absolute()
+    for folder in (RunFolder(path=place.parent), RunFolder(path=place.parent.parent)):
+        files = (folder.path / MANIFEST_NAME, folder.dataset, folder.checks, folder.turns, folder.verdicts)
+        is_run = files[0].exists() or (new_run is not None and folder.path == new_run.absolute())
+        if is_run and (place in files or place.parent in (folder.journal, folder.media)):
+            return True
+    return False
+
+
 def default_name(started_at: float, stem: str) -> str:
     """Return a name like `20261121T233000Z-quickstart`: sorts by time, safe as a file name and in `RUN:target`.
 

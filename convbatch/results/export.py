@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import orjson
 
 from convbatch.errors import Problem, SetupError
+from convbatch.journal.run_folder import is_part_of_run
 from convbatch.results.parquet import Rows, rows_of, schema
 from convbatch.results.xlsx import FORMULA_STARTS, Sheet, meanings, write_workbook
 
@@ -138,6 +139,7 @@ def check_files(paths: Iterable[Path], parts: Collection[Part], *, run_folder: P
     """
     for path in paths:
         check_suffix(path, parts)
+        _refuse_part_of_run(path, run_folder)
         if run_folder is not None and path.parent == run_folder:
             continue
         if not path.parent.is_dir():
@@ -158,6 +160,7 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
     Raises:
         SetupError: The file cannot be written.
     """
+    _refuse_part_of_run(path)
     draft = _draft_of(path)
     try:
         with _naming(path):
@@ -170,6 +173,12 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def _refuse_part_of_run(path: Path, new_run: Path | None = None) -> None:
+    """Refuse a file that a run needs: its replies are paid for, and no report may replace them."""
+    if is_part_of_run(path, new_run):
+        raise SetupError(f"cannot write {path}: it is part of the run in this folder", hint="name another file with -o")
 
 
 def _draft_of(path: Path) -> Path:

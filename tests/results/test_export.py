@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from convbatch.errors import SetupError
 from convbatch.reporting.render import REPORT_PARTS, report_content
 from convbatch.results.export import FORMATS, TABLE_PARTS, Part, check_suffix, write_content
 from tests.conftest import Command
+from tests.support.made_runs import MadeRun, dialogue
 
 PARTS = {"table": TABLE_PARTS, "report": REPORT_PARTS, "compare": COMPARISON_PARTS}
 
@@ -70,3 +72,16 @@ def test_a_list_of_files_in_one_option_is_refused() -> None:
     with pytest.raises(SetupError, match=r"repeat the option: -o out/a\.csv -o out/b\.json"):
         check_suffix(Path("out/a.csv,b.json"), TABLE_PARTS)
     assert check_suffix(Path("a,b.csv"), TABLE_PARTS).suffix == ".csv"
+
+
+def test_no_output_replaces_a_part_of_a_run(tmp_path: Path, convbatch: Command) -> None:
+    made = MadeRun(tmp_path / "run", [dialogue("d", "u")])
+    made.replied(made.ident(0, 1))
+    run = made.write().path
+    (run / "media").mkdir(exist_ok=True)
+    assert convbatch("table", run, "-o", run / "mine.json").code == 0  # makes the tables too
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for part in ("run.json", "turns.parquet", "verdicts.parquet", "media/a.csv", "journal/../run.json"):
+        refused = convbatch("table", run, "-o", run / part)
+        assert refused.code == 2 and "is part of the run" in refused.err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
