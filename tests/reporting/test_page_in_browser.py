@@ -117,7 +117,7 @@ def hostile_run(folder: Path) -> Run:
 
 def run_with_ids(folder: Path) -> Run:
     """Make a run with ids that are hard to tell from turns and paths, with media, thoughts, Arabic and Chinese."""
-    script = [dialogue(name, "u", "v") for name in ("1", "2", "3", "a/b", "模型 50%", "section-failures")]
+    script = [dialogue(name, "u", "v") for name in ("1", "2", "3", "a/b", "模型 50%", "section-transcripts", "1/2")]
     script.append(dialogue("rtl", "مرحبا abc", "你好", system="be brief"))
     made = MadeRun(folder, script)
     media = [(png(20, 10), "image/png"), (wav(8_000), "audio/wav"), (wav(3 * 2**19), "audio/wav")]
@@ -218,6 +218,8 @@ def test_filters_leave_the_dialogues_that_match(report: OpenPage) -> None:
 ADDRESSES = (
     ("#3/1", "3", 1), ("#2", "2", None), ("#x/y/3/2", "3", 2), ("#a%2Fb/2", "a/b", 2), ("#a/b/1", "a/b", 1),
     ("#%E6%A8%A1%E5%9E%8B%2050%25", "模型 50%", None), ("#/rtl", "rtl", None), ("#rtl/2", "rtl", 2),
+    ("#section-transcripts", "section-transcripts", None), ("#section-transcripts/2", "section-transcripts", 2),
+    ("#1/2", "1", 2), ("#1%2F2", "1/2", None), ("#1%2F2/2", "1/2", 2), ("#3/9", "3", None),
 )  # fmt: skip
 
 
@@ -230,6 +232,14 @@ def test_an_address_opens_a_dialogue_or_a_turn(browser: Browser, pages: Files) -
             current = view.page.locator("section.turn.current")
             expect(current).to_have_count(0 if turn is None else 1)
             assert turn is None or current.get_attribute("data-turn") == str(turn)
+    assert view.problems == []
+
+
+def test_a_section_with_the_name_of_a_dialogue_is_still_reached(browser: Browser, pages: Files) -> None:
+    with opened(browser, pages.ids, "#rtl/2") as view:
+        view.page.locator(".jump").get_by_text("Transcripts").click()
+        expect(view.page.locator("#section-transcripts")).to_be_in_viewport()
+        expect(view.page.locator("article h3")).to_have_text("rtl")
     assert view.problems == []
 
 

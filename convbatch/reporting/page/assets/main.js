@@ -17,18 +17,20 @@ const form = document.getElementById("filters");
 let shown = []; // dialogues that match the filters
 let current = null;
 
-/** Return the dialogue and turn of an address: `#<dialogue>` or `#…/<dialogue>[/<turn>]`, percent-encoded. */
+/**
+ * Return the dialogue and turn of an address: `#<dialogue>` or `#…/<dialogue>[/<turn>]`, percent-encoded. An id that
+ * was typed without encoding is found too, where the address does not name another dialogue's turn.
+ */
 function readAddress(hash) {
   const whole = hash.replace(/^#/, "");
   const parts = whole.split("/").map(decoded);
   const last = parts.at(-1);
-  if (byId.has(decoded(whole))) return { dialogue: byId.get(decoded(whole)) };
-  if (parts.length > 1 && /^[0-9]+$/.test(last)) {
-    for (const name of [decoded(whole.slice(0, whole.lastIndexOf("/"))), parts.at(-2)]) {
-      if (byId.has(name)) return { dialogue: byId.get(name), turn: Number(last) };
-    }
-  }
-  return byId.has(last) ? { dialogue: byId.get(last) } : {};
+  const isTurn = parts.length > 1 && /^[0-9]+$/.test(last);
+  const before = isTurn ? [parts.at(-2), decoded(whole.slice(0, whole.lastIndexOf("/")))] : [];
+  const named = before.map((name) => byId.get(name)).filter((dialogue) => dialogue !== undefined);
+  const withTurn = named.find((dialogue) => Number(last) >= 1 && Number(last) <= lastTurn(dialogue));
+  if (withTurn !== undefined) return { dialogue: withTurn, turn: Number(last) };
+  return { dialogue: byId.get(decoded(whole)) ?? byId.get(last) ?? named[0] };
 }
 
 function decoded(text) {
@@ -41,8 +43,9 @@ function decoded(text) {
 
 /** Show the dialogue that the address names, scrolled to its turn. */
 function followAddress() {
-  if (location.hash.length < 2 || document.getElementById(location.hash.slice(1))?.matches("h2")) return;
+  if (location.hash.length < 2) return;
   const { dialogue, turn } = readAddress(location.hash);
+  if (dialogue === undefined && document.getElementById(location.hash.slice(1))?.matches("h2")) return;
   if (dialogue === undefined) {
     showMissing(decoded(location.hash.slice(1)));
     return;
@@ -177,7 +180,10 @@ more.addEventListener("click", extendList);
 window.addEventListener("hashchange", followAddress);
 document.addEventListener("click", (event) => {
   const link = event.target.closest('a[href^="#"]');
-  if (link?.hash && link.hash === location.hash) followAddress(); // a second click on a link changes no address
+  if (link?.matches(".jump a") && readAddress(link.hash).dialogue !== undefined) {
+    event.preventDefault(); // a dialogue has the name of a section: the address is the dialogue's
+    document.getElementById(link.hash.slice(1)).scrollIntoView();
+  } else if (link?.hash && link.hash === location.hash) followAddress(); // a second click on a link changes no address
 });
 document.addEventListener("keydown", onKey);
 filter();

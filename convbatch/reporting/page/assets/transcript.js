@@ -5,6 +5,11 @@ function addressOf(id, turn) {
   return `#${encodeURIComponent(id)}${turn === undefined ? "" : `/${turn}`}`;
 }
 
+/** Return the number of the last turn of a dialogue's script or replies. */
+function lastTurn(dialogue) {
+  return Math.max(dialogue.turns.length, ...(dialogue.replies ?? []).flatMap((reply) => reply.turns.map((turn) => turn.turn)));
+}
+
 /** Show a dialogue in `article`. */
 function showDialogue(article, data, dialogue, wanted, marksWords) {
   const columns = columnsOf(data, dialogue, wanted);
