@@ -6,7 +6,7 @@ The one reader behind `show` and the report page, which decide layout only: orde
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, groupby
 from operator import attrgetter
@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 from convbatch.console import tables
 from convbatch.console.text import printable
 from convbatch.dataset.snapshot import read_copy
-from convbatch.dialogue import Dialogue, Turn
+from convbatch.dataset.tool_script import NoResult, ToolScript
+from convbatch.dialogue import Dialogue, ToolResult, Turn
 from convbatch.errors import SetupError, nearest
 from convbatch.pricing import display_amount, exact
 from convbatch.results.cache import read_with_verdicts
 from convbatch.results.filters import Filters, Matcher
 from convbatch.results.run import Run
 from convbatch.results.several import Codec, DialogueReader, Only, matched_dialogues, target_names
+from convbatch.tools import ToolCall
 
 _NAMES_KEPT = 10_000
 """Enough for a suggestion."""
@@ -67,6 +69,14 @@ class TranscriptVerdict(NamedTuple):
     reason: str
 
 
+class CallResult(NamedTuple):
+    """What a call of a tool got."""
+
+    line: str
+    media: Sequence[str]
+    """Paths."""
+
+
 class TranscriptColumn(NamedTuple):
     """The replies of one target in one repeat of a dialogue, and the verdicts on them."""
 
@@ -78,6 +88,8 @@ class TranscriptColumn(NamedTuple):
     verdicts: Sequence[TranscriptVerdict]
     matches: bool
     """Whether any turn matches the filters."""
+    results: Mapping[int, Sequence[CallResult | None]] = {}
+    """By turn, of its calls in order; None: not sent, or not known."""
 
     def has_failed(self, filters: Filters) -> bool:
         """Return whether a check failed, or a turn is `error` or `pending`; by check, only whether that one failed."""
@@ -93,15 +105,18 @@ class TranscriptColumn(NamedTuple):
     def to_plain(self) -> list[Any]:
         """Return it as a JSON value."""
         turns, verdicts = map(list, self.turns.values()), map(list, self.verdicts)
-        return [self.order, self.target, self.name, [*turns], [*verdicts], self.matches]
+        results = [[turn, [one and [*one] for one in of_turn]] for turn, of_turn in self.results.items()]
+        return [self.order, self.target, self.name, [*turns], [*verdicts], self.matches, results]
 
     @classmethod
     def from_plain(cls, plain: list[Any]) -> TranscriptColumn:
         """Read what `to_plain` returned."""
-        order, target, name, rows, verdicts, matches = plain
+        order, target, name, rows, verdicts, matches, answers = plain
         turns = [TurnRow(*row) for row in rows]
         by_turn = {turn.turn: turn for turn in turns}
-        return cls(tuple(order), target, name, by_turn, [TranscriptVerdict(*verdict) for verdict in verdicts], matches)
+        results = {turn: [one and CallResult(*one) for one in of_turn] for turn, of_turn in answers}
+        of_checks = [TranscriptVerdict(*verdict) for verdict in verdicts]
+        return cls(tuple(order), target, name, by_turn, of_checks, matches, results)
 
 
 def transcripts(
@@ -148,6 +163,7 @@ def _columns(
 ) -> Iterator[tuple[int, list[TranscriptColumn]]]:
     """Yield the replies of a run to each dialogue, in table order."""
     mask = matcher.mask(run, only=only)
+    scripts = _Scripts(run)
     conversations = read_with_verdicts(run.turns_path, TurnRow._fields, TranscriptVerdict._fields, only=only)
     for index, group in groupby(conversations, key=lambda pair: pair[0][0][0]):
         columns: list[TranscriptColumn] = []
@@ -163,9 +179,55 @@ def _columns(
                     turns={turn.turn: turn for turn in turns},
                     verdicts=[TranscriptVerdict(*verdict) for verdict in verdicts],
                     matches=any([does for _, does in zip(turns, mask, strict=False)]),
+                    results=scripts.results(index, turns),
                 )
             )
         yield index, columns
+
+
+class _Scripts:
+    """Reads the results that calls got from the dialogues of a run, asked for in order."""
+
+    def __init__(self, run: Run) -> None:
+        self._copy = read_copy(run.folder.dataset)
+        self._last: tuple[int, Dialogue] | None = None
+
+    def results(self, index: int, turns: Sequence[TurnRow]) -> Mapping[int, Sequence[CallResult | None]]:
+        """Return the results of the calls of a conversation, by turn."""
+        if all(turn.tool_calls is None for turn in turns):
+            return {}
+        if self._last is None or self._last[0] != index:
+            self._last = next((pair for pair in self._copy if pair[0] == index), None)
+        return {} if self._last is None else dict(_call_results(self._last[1], turns))
+
+
+def _call_results(dialogue: Dialogue, turns: Sequence[TurnRow]) -> Iterator[tuple[int, list[CallResult | None]]]:
+    """Yield the results of each turn's calls, by the rule of the run; none behind a step that cannot be told."""
+    script = ToolScript(dialogue)
+    for turn in turns:
+        calls = [ToolCall(**call) for call in json.loads(turn.tool_calls or "[]")]
+        results: list[CallResult | None] = []
+        try:
+            results += [_call_result(script.answer([call])[0]) for call in calls[: _answered(turn, len(calls))]]
+        except NoResult:  # an earlier step is lost
+            return
+        yield turn.turn, [*results, *([None] * (len(calls) - len(results)))]
+        if turn.finish_reason == "tool_call" and len(calls) > (turn.steps or 1) > 1:
+            return
+
+
+def _answered(turn: TurnRow, calls: int) -> int:
+    """Return how many of a turn's calls got a result for sure: a turn can end with calls that got none."""
+    if turn.finish_reason != "tool_call":
+        return calls
+    steps = turn.steps or 1
+    return calls - 1 if calls == steps else 0
+
+
+def _call_result(result: ToolResult) -> CallResult:
+    value = result.value if isinstance(result.value, str) else json.dumps(result.value, ensure_ascii=False)
+    media = [part.path or part.uri or "" for part in result.media]
+    return CallResult(f"result of {result.call.name}: {'error ' if result.is_error else ''}{value}", media)
 
 
 def _places_of(runs: Sequence[Run], dialogue_id: str) -> list[tuple[int, Dialogue] | None]:

@@ -59,6 +59,7 @@ class Files(NamedTuple):
     hostile_comparison: Path
     ids: Path
     large: Path
+    tools: Path
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Files:
     contents.hostile_comparison.write_bytes(comparison_page(compare_runs(one, other, ComparisonRules())))
     contents.ids.write_bytes(report_of(run_with_ids(folder / "ids")))
     contents.large.write_bytes(large_page(run))
+    of_tools = convbatch.run(QUICKSTART.with_name("tools.jsonl"), models=[GOOD], out=folder / "tools", progress=False)
+    contents.tools.write_bytes(report_of(of_tools))
     return contents
 
 
@@ -316,6 +319,21 @@ def test_media_thoughts_and_history_are_shown(browser: Browser, pages: Files) ->
         expect(turn.locator(".seen .assistant")).to_contain_text("rtl/1")
         text = turn.locator(".reply > .text")
         assert text.evaluate("node => getComputedStyle(node).direction") == "rtl"
+    assert view.problems == []
+
+
+def test_calls_of_tools_have_their_results_in_what_the_model_saw(browser: Browser, pages: Files) -> None:
+    with opened(browser, pages.tools, "#queue-used-up-en/2") as view:
+        view.unfold()
+        seen = view.page.locator(".current .seen .text").all_inner_texts()
+        assert seen == [
+            "Call next_ticket once for each ticket that the user asks for.",
+            *("Give me the next ticket.", "calls next_ticket {}", "result of next_ticket: A-101", "A-101"),
+            *("And one more.", "calls next_ticket {}", "result of next_ticket: A-102"),
+        ]
+        view.follow("#history-given-en/2")
+        view.unfold()
+        expect(view.page.locator(".current .seen")).to_contain_text('calls get_calendar {"day": "Friday"}: [{')
     assert view.problems == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
@@ -83,5 +82,6 @@ def test_no_output_replaces_a_part_of_a_run(tmp_path: Path, convbatch: Command) 
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for part in ("run.json", "turns.parquet", "verdicts.parquet", "media/a.csv", "journal/../run.json"):
         refused = convbatch("table", run, "-o", run / part)
-        assert refused.code == 2 and "is part of the run" in refused.err
+        assert refused.code == 2
+        assert "is part of the run" in refused.err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

@@ -196,23 +196,25 @@ class _Writer:
         self.media: list[tuple[int, str]] = []
 
     def column(self, at: int, column: TranscriptColumn, users: Mapping[int, str]) -> dict[str, Any]:
-        place = column.order[0]
-        turns = [self._turn(place, row, column.verdicts_on(row.turn), users) for row in column.turns.values()]
+        turns = [self._turn(column, row, users) for row in column.turns.values()]
         return _filled({
             "column": at, "name": column.name, "failed": column.has_failed(EVERYTHING) or None, "turns": turns,
             "verdicts": _verdicts(column.verdicts_on(None)),
         })  # fmt: skip
 
-    def _turn(
-        self, place: int, row: TurnRow, verdicts: Sequence[TranscriptVerdict], users: Mapping[int, str]
-    ) -> dict[str, Any]:
+    def _turn(self, column: TranscriptColumn, row: TurnRow, users: Mapping[int, str]) -> dict[str, Any]:
+        place = column.order[0]
         media: list[str] = json.loads(row.media or "[]")
+        results = [
+            one and [_text(one.line), [self.medium(place, path) for path in one.media]]
+            for one in column.results.get(row.turn, ())
+        ]
         return _filled({
             "turn": row.turn, "user": None if row.user == users.get(row.turn) else _text(row.user),
             "status": row.status, "finish": row.finish_reason, "error": row.error_kind, "thought": _text(row.thought),
-            "calls": [_text(one) for one in call_lines(row)], "reply": _text(row.reply),
+            "calls": [_text(one) for one in call_lines(row)], "results": results, "reply": _text(row.reply),
             "media": [self.medium(place, path) for path in media], "facts": [_text(fact) for fact in facts(row)],
-            "verdicts": _verdicts(verdicts),
+            "verdicts": _verdicts(column.verdicts_on(row.turn)),
         })  # fmt: skip
 
     def medium(self, place: int, path: str) -> str:

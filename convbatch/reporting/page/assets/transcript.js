@@ -160,17 +160,36 @@ function seenBy(data, dialogue, reply, turn) {
   fold.addEventListener("toggle", () => {
     if (!fold.open || fold.childElementCount > 1) return;
     if (dialogue.system !== undefined) fold.append(labelled("system", dialogue.system));
-    const history = data.columns[reply.column].history;
     for (let number = 1; number <= turn.turn; number++) {
       const script = dialogue.turns[number - 1];
       const past = turnIn(reply, number);
       fold.append(labelled("user", past?.user ?? script?.user ?? ""), ...mediaOf(data, script?.media));
-      if (number === turn.turn) break;
-      const isOwn = history === "live" && script?.ask !== false;
-      for (const call of (isOwn && past?.calls) || []) fold.append(labelled("assistant", call));
-      const said = isOwn ? past?.reply : script?.assistant;
-      if (said !== undefined) fold.append(labelled("assistant", said));
+      fold.append(...behindUser(data, reply, script, past, number === turn.turn));
     }
   });
   return fold;
+}
+
+/** Return what the model saw behind the user of a turn: real or scripted calls with results, and the reply to it. */
+function behindUser(data, reply, script, past, isLast) {
+  const { history } = data.columns[reply.column];
+  if (past !== undefined && (isLast || (history === "live" && script?.ask !== false))) {
+    const recorded = history === "last" && script?.assistant === undefined ? scriptOf(script) : [];
+    const calls = callsOf(data, past, isLast);
+    return [...recorded, ...calls, ...(isLast || past.reply === undefined ? [] : [labelled("assistant", past.reply)])];
+  }
+  return script?.assistant === undefined ? [] : scriptOf(script);
+}
+
+function scriptOf(script) {
+  return (script?.script ?? []).map(([, text]) => labelled("assistant", text));
+}
+
+/** Return the calls of a turn, each with its result; with `isAnswered` only those that got one. */
+function callsOf(data, turn, isAnswered) {
+  return (turn.calls ?? []).flatMap((call, at) => {
+    const result = turn.results?.[at];
+    if (!result) return isAnswered ? [] : [labelled("assistant", call)];
+    return [labelled("assistant", call), labelled("tool", result[0]), ...mediaOf(data, result[1])];
+  });
 }
