@@ -29,7 +29,7 @@ from convbatch.reporting.runs import load_runs
 from convbatch.results.filters import Filters, Matcher
 from convbatch.results.run import Run, load
 from convbatch.results.transcripts import transcripts
-from tests.conftest import QUICKSTART
+from tests.conftest import QUICKSTART, Command
 from tests.support.browser import NARROW, WIDE, OpenPage, chromium, opened
 from tests.support.made_media import png, wav
 from tests.support.made_runs import DRIFT, GOOD, SEED_REPLY, MadeRun, dialogue
@@ -60,6 +60,7 @@ class Files(NamedTuple):
     ids: Path
     large: Path
     tools: Path
+    media: Path
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Files:
     contents.large.write_bytes(large_page(run))
     of_tools = convbatch.run(QUICKSTART.with_name("tools.jsonl"), models=[GOOD], out=folder / "tools", progress=False)
     contents.tools.write_bytes(report_of(of_tools))
+    of_media = convbatch.run(QUICKSTART.with_name("media.jsonl"), models=[GOOD], out=folder / "pictures", progress=False)
+    contents.media.write_bytes(report_of(of_media))
     return contents
 
 
@@ -264,6 +267,23 @@ def test_a_dialogue_is_copied_as_json_and_as_a_line_of_a_dataset(report: OpenPag
     copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
     assert copied["dialogue"]["id"] == "paws-en"
     assert [reply["name"] for reply in copied["replies"]] == [GOOD, DRIFT]
+
+
+def test_a_copied_line_has_its_media_or_says_that_they_are_files(
+    browser: Browser, pages: Files, tmp_path: Path, command: Command
+) -> None:
+    note = "names files of the run's folder"
+    with opened(browser, pages.media, "#circle-and-invoice-zh") as view:
+        expect(view.page.locator("article header")).to_contain_text(note)
+        lines: list[str] = []
+        for name in ("two-circles", "tones"):
+            view.follow(f"#{name}")
+            expect(view.page.locator("article header")).not_to_contain_text(note)
+            view.page.get_by_role("button", name="Copy as dataset line").click()
+            expect(view.page.get_by_role("button", name="Copied")).to_be_visible()
+            lines.append(view.page.evaluate("navigator.clipboard.readText()"))
+    (tmp_path / "copied.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert command("validate", "copied.jsonl").out.startswith("2 dialogues")
 
 
 def test_a_page_can_be_used_by_keyboard_alone(report: OpenPage) -> None:

@@ -14,7 +14,7 @@ function lastTurn(dialogue) {
 function showDialogue(article, data, dialogue, wanted, marksWords) {
   const columns = columnsOf(data, dialogue, wanted);
   const flips = flipsOf(dialogue, columns);
-  const parts = [titleOf(dialogue)];
+  const parts = [titleOf(data, dialogue)];
   if (dialogue.system !== undefined) parts.push(labelled("system", dialogue.system));
   const last = Math.max(dialogue.turns.length, ...columns.flatMap((reply) => reply.turns.map((turn) => turn.turn)));
   for (let number = 1; number <= last; number++) parts.push(turnOf(data, dialogue, columns, number, flips, marksWords));
@@ -27,19 +27,31 @@ function showDialogue(article, data, dialogue, wanted, marksWords) {
   article.setAttribute("aria-label", `Transcript of ${visible(dialogue.id)}`);
 }
 
-function titleOf(dialogue) {
+function titleOf(data, dialogue) {
   const copyJson = make("button", { type: "button" }, "Copy as JSON");
   copyJson.addEventListener("click", () => copied(copyJson, JSON.stringify(plain(dialogue), null, 2)));
   const heading = make("h3", { dir: "auto" }, visible(dialogue.id));
   const buttons = make("p", { class: "buttons" }, copyJson);
   if (dialogue.line !== undefined) {
     const copyLine = make("button", { type: "button" }, "Copy as dataset line");
-    copyLine.addEventListener("click", () => copied(copyLine, dialogue.line));
+    const line = withMedia(data, dialogue.line);
+    copyLine.addEventListener("click", () => copied(copyLine, line));
     buttons.append(copyLine);
+    if (MEDIUM.test(line)) buttons.append(make("span", { class: "facts" }, "The line names files of the run's folder “media”."));
   }
   buttons.append(make("a", { href: addressOf(dialogue.id) }, "Link to this dialogue"));
   const tags = (dialogue.tags ?? []).map((tag) => make("span", { class: "tag" }, visible(tag)));
   return make("header", {}, heading, ...tags, buttons);
+}
+
+const MEDIUM = /"(?:image|audio|video|document)":"(media\/[^"\\]+)"/; // as JSON, so not within a text
+
+/** Return the line of a dataset with the media that the page has in it, so that it needs no files. */
+function withMedia(data, line) {
+  return line.replace(new RegExp(MEDIUM, "g"), (whole, path) => {
+    const medium = Object.hasOwn(data.media, path) ? data.media[path] : {};
+    return medium.data === undefined ? whole : `"data":"${medium.data}","mime_type":"${medium.type}"`;
+  });
 }
 
 async function copied(button, text) {
