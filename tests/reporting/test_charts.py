@@ -162,17 +162,33 @@ def test_bins_hold_all_time_in_flight(intervals: list[list[float]], bins: int) -
 
 
 @given(st.text(max_size=60), st.integers(2, 40))
-def test_a_label_fits_and_is_the_beginning_of_its_text(text: str, columns: int) -> None:
+def test_a_label_fits(text: str, columns: int) -> None:
     shown = label(text, columns)
     assert sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in shown) <= columns
     assert "\n" not in shown
+
+
+def test_labels_of_names_that_begin_alike_differ() -> None:
+    names = [f"20261127-212941-quickstart:{model}@simulator" for model in ("sim-good", "sim-drift")]
+    assert [label(name, 34) for name in names] == [
+        "20261127-212941-…im-good@simulator",
+        "20261127-212941-…m-drift@simulator",
+    ]
+
+
+@pytest.mark.parametrize(("last", "ticks"), [(1, [1]), (2, [1, 2]), (8, [*range(1, 9)]), (100, [*range(1, 101, 10)])])
+def test_each_turn_is_named_once_on_the_axis(last: int, ticks: list[int], tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "run", [dialogue("d", *("u" for _ in range(last)))])
+    for turn in range(1, last + 1):
+        made.replied(made.ident(0, turn))
+    assert plans(load(made.write().path))["growth"].chart.settings["ticks"] == ticks
 
 
 def test_a_long_name_is_cut_in_the_chart_and_whole_in_the_table() -> None:
     name = "很长的目标名称" * 9 + "@gateway"
     [plan] = plan_changes([Change(name, 0.1, None, None, 0.05, True)], 0.95, "c", "")
     [value] = plan.chart.settings["values"]
-    assert value["label"] == "很长的目标名称" * 2 + "很长的…"
+    assert value["label"] == "很长的目标名称很…的目标名称@gateway"
     assert plan.rows == [(name, 10.0, None, None, 5.0, "")]
     assert value["low"] is None
     assert "interval unknown" in value["text"]

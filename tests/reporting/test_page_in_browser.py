@@ -79,7 +79,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Files:
     contents.large.write_bytes(large_page(run))
     of_tools = convbatch.run(QUICKSTART.with_name("tools.jsonl"), models=[GOOD], out=folder / "tools", progress=False)
     contents.tools.write_bytes(report_of(of_tools))
-    of_media = convbatch.run(QUICKSTART.with_name("media.jsonl"), models=[GOOD], out=folder / "pictures", progress=False)
+    of_media = convbatch.run(
+        QUICKSTART.with_name("media.jsonl"), models=[GOOD], out=folder / "pictures", progress=False
+    )
     contents.media.write_bytes(report_of(of_media))
     return contents
 

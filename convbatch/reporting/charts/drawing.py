@@ -94,17 +94,29 @@ def fill_spec(part: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def label(text: str, columns: int) -> str:
-    """Return a text as one line that is at most this wide, cut with an ellipsis; wide characters take two columns."""
-    line = printable(text[: 2 * columns])
-    widths = [2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in line]
-    if sum(widths) <= columns and len(text) <= 2 * columns:
+    """Return a text as one line that is at most this wide; wide characters take two columns.
+
+    A long one is cut in the middle: names of a run's targets often begin alike, and differ in the model or gateway.
+    """
+    line = printable(text if len(text) <= 4 * columns else text[: 2 * columns] + text[-2 * columns :])
+    if sum(map(_width, line)) <= columns and len(text) <= 4 * columns:
         return line
-    room = columns - 1
-    for place, width in enumerate(widths):
-        room -= width
-        if room < 0:
-            return f"{line[:place]}…"
-    return f"{line}…"
+    head = _fitting(line, columns - columns // 2 - 1)
+    tail = _fitting(line[::-1], columns // 2)[::-1]
+    return f"{head}…{tail}"
+
+
+def _fitting(line: str, columns: int) -> str:
+    """Return the beginning of a line that is at most this wide."""
+    for place, char in enumerate(line):
+        columns -= _width(char)
+        if columns < 0:
+            return line[:place]
+    return line
+
+
+def _width(char: str) -> int:
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 # --- SVG -------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ _SHARES = (0.05, 0.25, 0.50, 0.75, 0.95)
 _SHARE_NAMES = ("p05", "p25", "p50", "p75", "p95")
 _MARKS = 8
 """Points of a line that have a mark."""
+_TICKS = 10
+"""The most turns that an axis names."""
 
 
 class PassInterval(NamedTuple):
@@ -268,10 +270,11 @@ def _growth_chart(targets: Sequence[TargetFigures]) -> Chart:
         {
             "values": values,
             "domain": [first, last] if last > first else [first - 1, first + 1],
+            "ticks": list(range(first, last + 1, -(-(last - first + 1) // _TICKS))),
             "x_title": "turn",
             "y_title": "input tokens (median)",
             "lines": [str(number) for number in range(len(targets))],
-            "labels": [label(target.name, 56) for target in targets],
+            "labels": [label(target.name, 46) for target in targets],
             "colors": [BLUE, VERMILLION, GREEN, PURPLE, BLUE, VERMILLION][: len(targets)],
             "dashes": [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [3, 5], [10, 4]][: len(targets)],
             "shapes": ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"][: len(targets)],

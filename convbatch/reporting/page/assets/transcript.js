@@ -125,7 +125,7 @@ function replyOf(data, dialogue, reply, turn, compared) {
   if (turn.reply !== undefined) cell.append(comparedText(turn.reply, compared));
   cell.append(...mediaOf(data, turn.media));
   cell.append(make("p", { class: `facts ${turn.status}` }, visible((turn.facts ?? []).join(" · "))), ...verdictsOf(turn.verdicts));
-  cell.append(seenBy(data, dialogue, reply, turn));
+  if (turn.status !== "skipped") cell.append(seenBy(data, dialogue, reply, turn)); // nothing was sent
   return cell;
 }
 
