@@ -176,12 +176,24 @@ def test_labels_of_names_that_begin_alike_differ() -> None:
     ]
 
 
-@pytest.mark.parametrize(("last", "ticks"), [(1, [1]), (2, [1, 2]), (8, [*range(1, 9)]), (100, [*range(1, 101, 10)])])
-def test_each_turn_is_named_once_on_the_axis(last: int, ticks: list[int], tmp_path: Path) -> None:
-    made = MadeRun(tmp_path / "run", [dialogue("d", *("u" for _ in range(last)))])
-    for turn in range(1, last + 1):
+def growth_of(folder: Path, turns: int) -> FigurePlan:
+    """Return the chart of tokens over so many turns."""
+    made = MadeRun(folder, [dialogue("d", *("u" for _ in range(turns)))])
+    for turn in range(1, turns + 1):
         made.replied(made.ident(0, turn))
-    assert plans(load(made.write().path))["growth"].chart.settings["ticks"] == ticks
+    return plans(load(made.write().path))["growth"]
+
+
+@pytest.mark.parametrize(("turns", "ticks"), [(1, [1]), (2, [1, 2]), (100, [*range(1, 101, 10)])])
+def test_the_axis_has_each_turn_once(turns: int, ticks: list[int], tmp_path: Path) -> None:
+    assert growth_of(tmp_path / "run", turns).chart.settings["ticks"] == ticks
+
+
+@pytest.mark.slow
+def test_every_turn_of_the_axis_is_drawn(tmp_path: Path) -> None:
+    svg = draw(growth_of(tmp_path / "run", 8).chart, "tokens")
+    assert svg is not None
+    assert re.findall(r">([1-8])</text>", svg.partition(">turn<")[0]) == list("12345678")
 
 
 def test_a_long_name_is_cut_in_the_chart_and_whole_in_the_table() -> None:
