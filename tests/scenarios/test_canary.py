@@ -153,7 +153,7 @@ READING_COMMANDS = (
     ),
     ("check", "out", "--dataset", "checked.jsonl"),
     ("runs",),
-    ("resume", "out", "--max-attempts", "1"),
+    ("resume", "out", "--max-attempts", "1", "--deadline", "2s"),  # it is refused again, and would wait for minutes
     ("doctor",),
     ("doctor", "-g", "echo"),
     ("doctor", "-g", "echo", "-m", "m"),
