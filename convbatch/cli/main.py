@@ -133,7 +133,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            _log_text("convbatch: interrupted")
+            _log_text(_INTERRUPTED)
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except Exception as error:  # noqa: BLE001  # the edge of the process: an unexpected exception is a bug
             raise typer.Exit(_report_error(error)) from None
@@ -144,8 +144,21 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
+_INTERRUPTED = "convbatch: interrupted"
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C caused an exception: Python 3.11 and C extensions wrap it if it comes during an import."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
+
+
 def _report_error(error: Exception) -> ExitCode:
     """Print what went wrong; return the exit code."""
+    if _is_interrupt(error):
+        _log_text(_INTERRUPTED)
+        return ExitCode.INTERRUPTED
     if is_out_of_memory(error):
         error = NotEnoughMemory(error)
     if isinstance(error, ConvbatchError):

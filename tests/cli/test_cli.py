@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer import BadParameter
+from typer import BadParameter, Exit
 from typer.testing import CliRunner
 
 import convbatch as cb
-from convbatch.cli.main import app
+from convbatch.cli.main import app, guarded
 from convbatch.cli.options import parse_share
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder
@@ -863,3 +863,14 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
         cb.ConvbatchError, match=f"--deadline {re.escape(bare)}: no unit\n  hint: write {re.escape(bare)}s for"
     ):
         parse_seconds(bare, "--deadline")
+
+
+def test_an_interrupt_wrapped_by_an_import_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    @guarded
+    def command() -> None:
+        raise RuntimeError("Error calling __set_name__ on 'Field' instance") from KeyboardInterrupt()
+
+    with pytest.raises(Exit) as ended:
+        command()
+    assert ended.value.exit_code == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "convbatch: interrupted\n"
