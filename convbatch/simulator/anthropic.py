@@ -227,6 +227,7 @@ class AnthropicWire:
             messages=messages,
             replayed=replayed,
             max_output_tokens=fields["max_tokens"],
+            temperature=fields.get("temperature"),
             stop=tuple(fields.get("stop_sequences", ())),
             thinking=thinking.get("type") != "disabled",
             show_thoughts=thinking.get("display", "summarized" if thinking.get("type") == "enabled" else "omitted")

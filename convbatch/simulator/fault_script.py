@@ -19,7 +19,7 @@ from typing import Any, cast, get_args
 
 import orjson
 
-from convbatch.simulator.replies import draw
+from convbatch.simulator.draws import draw
 from convbatch.simulator.routes import WIRES
 from convbatch.simulator.wire import HintForm, as_list, as_object
 
@@ -192,6 +192,10 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
+def _is_temperature(value: object) -> bool:
+    return _is_seconds(value) and cast("float", value) <= 2
+
+
 def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
@@ -315,6 +319,21 @@ ACTIONS: dict[str, dict[str, _Option]] = {
         "base64": (None, _is_text, "base64"),
         "billed": _BILLED,
     },
+    "cheat": {
+        "model": (None, _is_text, "the simulated model that answers instead"),
+        "quantised": (False, _is_bool, "true or false"),
+        "replay": (False, _is_bool, "true or false"),
+        "temperature": (None, _is_temperature, "a temperature from 0 to 2"),
+        "drop_system": (False, _is_bool, "true or false"),
+        "keep_turns": (None, _is_count, "how many of the last turns reach the model"),
+        "input_times": (1.0, _is_seconds, "a factor"),
+        "input_plus": (0, _is_size, "tokens"),
+        "output_times": (1.0, _is_seconds, "a factor"),
+        "reasoning_times": (1.0, _is_seconds, "a factor"),
+        "most_output": (None, _is_count, "tokens"),
+        "hide_length": (False, _is_bool, "true or false"),
+        "name": (None, _is_text, "the model name in the reply"),
+    },
     "mid-error": {"events": (1, _is_size, "stream events before the error")},
     "stream": {
         "usage": _choice(None, *STREAM_USAGE),
@@ -381,6 +400,10 @@ def _check_together(rule: Rule) -> None:
     early = [name for name in rule.match if name in BODY_MATCHERS]
     if rule.at_head and early:
         raise FaultError(f"matcher {early[0]!r} needs the request body, which this action does not read")
+    if rule.action == "cheat" and all(
+        rule.options[name] == default for name, (default, *_) in ACTIONS["cheat"].items()
+    ):
+        raise FaultError(f"action 'cheat' needs at least one of: {', '.join(ACTIONS['cheat'])}")
     if rule.action == "body":
         given = [name for name in ("text", "file", "base64") if rule.options[name] is not None]
         if len(given) != 1:

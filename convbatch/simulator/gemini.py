@@ -181,6 +181,8 @@ class GeminiWire:
             replayed=replayed,
             draws="counted",
             max_output_tokens=config.get("maxOutputTokens"),
+            temperature=config.get("temperature"),
+            seed=config.get("seed"),
             stop=tuple(config.get("stopSequences", ())),
             thinking=thinking.get("thinkingBudget") != 0,
             show_thoughts=bool(thinking.get("includeThoughts", False)),

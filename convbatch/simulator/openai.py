@@ -183,6 +183,8 @@ class OpenAIWire:
             messages=messages,
             replayed=replayed,
             max_output_tokens=fields.get("max_completion_tokens", fields.get("max_tokens")),
+            temperature=fields.get("temperature"),
+            seed=fields.get("seed"),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             thinking=fields.get("reasoning_effort") != "none",
             schema=_schema(fields.get("response_format")),

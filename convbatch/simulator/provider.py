@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from convbatch.simulator import fault_actions
+from convbatch.simulator import cheats, fault_actions
+from convbatch.simulator.draws import draw
 from convbatch.simulator.fault_script import Facts, FaultScript, Rule
 from convbatch.simulator.gateways import GatewayName, behind, gateway_headers, mistaken, new_api_id
 from convbatch.simulator.http import Answer, Piece, Request
@@ -22,10 +23,10 @@ from convbatch.simulator.prompt_cache import PromptCache
 from convbatch.simulator.replies import (
     PER_MESSAGE_TOKENS,
     Actor,
+    ParsedRequest,
     Script,
     SimulatedReply,
     count_tokens,
-    draw,
     history_sha,
     reword,
 )
@@ -114,6 +115,7 @@ class Provider:
         self.ledger = ledger if ledger is not None else Ledger()
         self.faults = faults or FaultScript()
         self.actor = Actor(seed=seed, script=script, aliases=aliases)
+        cheats.check_models(self.faults, self.actor)
         self.in_flight = 0
         self.most_in_flight = 0
         self._keys = None if keys is None else set(keys)
@@ -323,18 +325,29 @@ class Provider:
             return None
         return self._build_reply(reply_spec, arrival.sha)
 
-    def _build_reply(self, reply_spec: ReplySpec, sha: str) -> SimulatedReply:
+    def _build_reply(self, reply_spec: ReplySpec, sha: str, cheat: Rule | None = None) -> SimulatedReply:
+        sent = reply_spec.parsed
+        asked = self._taken(sent, sha, is_cheat=cheat is not None and cheat.action == "cheat")
+        if (instead := cheats.asked_instead(cheat, asked)) is not asked:
+            sha = history_sha(instead.system, instead.messages)
+            if self.actor.base_model(instead.model) is None:
+                refuse("no_model", model=instead.model)
+        reply = self.actor.answer(instead, sha)
         if self._varies:
-            asked = self._answers[reply_spec.parsed.model, sha] = (
-                self._answers.get((reply_spec.parsed.model, sha), 0) + 1
-            )
-            reply = reword(self.actor.answer(reply_spec.parsed, sha), asked)
-        else:
-            reply = self.actor.answer(reply_spec.parsed, sha)
-        return replace(reply, input_tokens=reply.input_tokens + self._hidden_tokens)
+            reply = reword(reply, instead.take)
+        unseen_tokens = sent.input_tokens - instead.input_tokens
+        return replace(reply, input_tokens=reply.input_tokens + unseen_tokens + self._hidden_tokens)
+
+    def _taken(self, parsed: ParsedRequest, sha: str, *, is_cheat: bool) -> ParsedRequest:
+        """Count how often a history was sent, where that makes a difference to the reply."""
+        if not (self._varies or is_cheat or self.actor.samples(parsed.model)):
+            return parsed
+        take = self._answers[parsed.model, sha] = self._answers.get((parsed.model, sha), 0) + 1
+        return replace(parsed, take=take)
 
     def _reply(self, arrival: Arrival, where: Route, reply_spec: ReplySpec, now: float) -> Answer:
-        reply = self._build_reply(reply_spec, arrival.sha or "")
+        rule = arrival.fault
+        reply = self._build_reply(reply_spec, arrival.sha or "", rule)
         wait_s = self._latency(reply_spec, arrival)
         if reply_spec.cache_ttl is not None:
             marks = reply_spec.marks_system
@@ -342,9 +355,8 @@ class Provider:
             reply_spec = replace(reply_spec, cached=cached)
         if self._served_tier is not None:
             reply_spec = replace(reply_spec, tier=self._served_tier)
-        rule = arrival.fault
         shown = fault_actions.spoil_reply(rule, reply) if rule is not None and rule.action == "reply" else reply
-        answer = self._worded(arrival, where, reply_spec, shown)
+        answer = self._worded(arrival, where, cheats.renamed(rule, reply_spec), cheats.reported(rule, shown))
         answer.wait_s = wait_s
         if rule is not None:
             answer = fault_actions.spoil_answer(rule, answer, where.wire)

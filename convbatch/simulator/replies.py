@@ -1,4 +1,4 @@
-"""The replies of the simulated models. Pure: the same for the same (seed, model, history).
+"""The replies of the simulated models. Pure: the same for the same (seed, model, history, take).
 
 Decides the text, the finish and the token counts of a reply, and reads scripted replies from a canonical dataset. It
 knows no wire, socket or clock; `wire.py` and the modules of the wires encode a reply for a client.
@@ -20,6 +20,9 @@ from typing import Any, Literal, cast
 import orjson
 
 from convbatch.simulator import media, schemas, tools
+from convbatch.simulator.draws import digest, draw
+from convbatch.simulator.probes import ProbeBook
+from convbatch.simulator.sampling import CHARACTERS, Voice, lost_fact
 
 Finish = Literal["stop", "length", "prompt_blocked", "output_blocked", "nothing", "malformed", "unknown", "paused"]
 
@@ -65,6 +68,8 @@ class ParsedRequest:
     """(role, text), role `user`, `model` or `tool` (the results of one step); consecutive model messages are merged."""
     replayed: tuple[ReplayedTurn, ...] = ()
     max_output_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
     stop: tuple[str, ...] = ()
     thinking: bool = True
     show_thoughts: bool = True
@@ -79,6 +84,10 @@ class ParsedRequest:
     """Tools: name and `parameters`."""
     pauses: int | None = None
     """How often the model has paused in this turn; None: the wire has no paused turns."""
+    take: int = 1
+    """How often this history was sent to this model, this time included; set by the provider."""
+    quantised: bool = False
+    """Whether a quantised copy of the model answers; set by a cheating provider."""
 
     @property
     def answered(self) -> int:
@@ -148,15 +157,6 @@ def history_sha(system: str, messages: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256(plain).hexdigest()[:32]
 
 
-def draw(*fields: object) -> float:
-    """Return a pseudo-random number in [0, 1) that depends only on `fields`."""
-    return int.from_bytes(_digest(*fields)) / 2**64
-
-
-def _digest(*fields: object) -> bytes:
-    return hashlib.blake2b("\x1f".join(map(str, fields)).encode("utf-8", "replace"), digest_size=8).digest()
-
-
 class Script:
     """Scripted replies, looked up by the system text and the user messages so far.
 
@@ -168,6 +168,7 @@ class Script:
     def __init__(self) -> None:
         self._replies: dict[bytes, str] = {}
         self._steps: dict[bytes, tuple[tools.Step, ...]] = {}
+        self.probes = ProbeBook()
 
     def __len__(self) -> int:
         return len(self._replies)
@@ -201,6 +202,7 @@ class Script:
 
     def learn(self, dialogue: Mapping[str, Any]) -> None:
         """Add one canonical dialogue: the replies and the calls of tools that it has."""
+        self.probes.learn(dialogue, [_user_text(turn["user"]) for turn in dialogue["turns"]])
         link = _link(b"", dialogue.get("system") or "")
         says_calls = any(turn.get("tool_calls") for turn in dialogue["turns"])
         for number, turn in enumerate(dialogue["turns"]):
@@ -305,9 +307,17 @@ class Actor:
             calls=draft.calls,
             picture=draft.picture,
             picture_tokens=media.PICTURE_TOKENS if draft.picture and parsed.draws == "counted" else 0,
-            reply_id=base64.urlsafe_b64encode(_digest(self.seed, parsed.model, sha) * 2).decode()[:20],
+            reply_id=self._reply_id(parsed, sha),
         )
         return _as_in_the_seed(reply) if player == "sim-seed" else reply
+
+    def samples(self, model: str) -> bool:
+        """Return whether a model's replies differ each time the same history is sent."""
+        return self.base_model(model) in CHARACTERS
+
+    def _reply_id(self, parsed: ParsedRequest, sha: str) -> str:
+        take = (parsed.take,) if self.samples(parsed.model) else ()
+        return base64.urlsafe_b64encode(digest(self.seed, parsed.model, sha, *take) * 2).decode()[:20]
 
     def _acted(self, draft: _Draft, parsed: ParsedRequest, sha: str) -> _Draft:
         """Return what the model does in place of its reply: pause, call tools, or say what they returned."""
@@ -317,7 +327,7 @@ class Actor:
         if may_pause and (parsed.pauses or 0) < ordered.pauses:
             return replace(draft, text="Searching…", finish="paused")
         if parsed.declared:
-            seal = f"{_digest(self.seed, parsed.model, sha).hex()}_"
+            seal = f"{digest(self.seed, parsed.model, sha).hex()}_"
             scripted = self._script.steps_of(parsed.system, texts)
             if step := tools.next_step(scripted, ordered, parsed.answered, seal):
                 return replace(draft, text="Let me see." if ordered.is_loud else "", finish="stop", calls=step)
@@ -347,7 +357,7 @@ class Actor:
         return None
 
     def _sign(self, model: str, sha: str, text: str) -> str:
-        return base64.b64encode(_digest(self.seed, model, sha, text) * 3).decode()
+        return base64.b64encode(digest(self.seed, model, sha, text) * 3).decode()
 
     def good(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """Return the scripted reply, else one that quotes the history."""
@@ -433,6 +443,38 @@ class Actor:
             return judged
         return _Draft(f"I would say that it {'passes' if json.loads(judged.text)['pass'] else 'fails'}.")
 
+    def sampled(self, parsed: ParsedRequest, sha: str) -> _Draft:
+        """Return a sample of what a model with its own knowledge and style answers; see `probes.py`, `sampling.py`."""
+        voice = self._voice(parsed, sha)
+        reasoning = voice.reasoning_tokens((parsed.user_texts or ("",))[-1]) if parsed.thinking else None
+        thought = "**Thinking** about the question." if reasoning is not None and parsed.show_thoughts else None
+        return _Draft(self._sampled_text(voice, parsed, sha), thought=thought, reasoning_tokens=reasoning)
+
+    def _sampled_text(self, voice: Voice, parsed: ParsedRequest, sha: str) -> str:
+        last = (parsed.user_texts or ("",))[-1]
+        probe = self._script.probes.find(parsed.system, parsed.user_texts)
+        if probe is None:
+            return voice.with_closing(self.good(parsed, sha).text, last)
+        if probe.kind == "temperature" or probe.reply is None:
+            return voice.prose(last)
+        if probe.kind == "border":
+            return voice.recall(last, probe.reply)
+        seen = "\n".join((parsed.system, *(text for _, text in parsed.messages)))
+        if probe.kind == "limit" or not probe.is_checked or (probe.is_answerable(seen) and voice.follows()):
+            return probe.reply
+        return lost_fact(last) if probe.kind == "fact" else voice.prose(last)
+
+    def _voice(self, parsed: ParsedRequest, sha: str) -> Voice:
+        player = self.base_model(parsed.model) or ""
+        is_seeded = parsed.seed is not None
+        return Voice(
+            character=CHARACTERS[player],
+            identity=player if player == parsed.model else f"{player}:{parsed.model}",
+            noise=("seed", parsed.seed, sha) if is_seeded else (self.seed, sha, parsed.take),
+            temperature=1.0 if parsed.temperature is None else parsed.temperature,
+            quantised=parsed.quantised,
+        )
+
     def signed(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """Return a reply that has to be sent back with its signature."""
         return _Draft(SIGNED_MARK + _quote(parsed.user_texts, sha))
@@ -452,9 +494,10 @@ _MODELS: dict[str, Callable[[Actor, ParsedRequest, str], _Draft]] = {
     "sim-judge": Actor.judge,
     "sim-gullible": Actor.gullible,
     "sim-mumbler": Actor.mumbler,
+    **dict.fromkeys(CHARACTERS, Actor.sampled),
 }
 
-_CALLERS = frozenset({"sim-good", "sim-drift", "sim-think", "sim-safety", "sim-signed"})
+_CALLERS = frozenset({"sim-good", "sim-drift", "sim-think", "sim-safety", "sim-signed", *CHARACTERS})
 """Models that call tools."""
 
 _ORDER = re.compile(r"(?i)\b(ignore|pass|approve|score|verdict)\b")

@@ -15,8 +15,9 @@ from typing import Any, Literal, NoReturn, Protocol, cast
 
 import orjson
 
+from convbatch.simulator.draws import draw
 from convbatch.simulator.limits import Dimension
-from convbatch.simulator.replies import ParsedRequest, SimulatedReply, draw
+from convbatch.simulator.replies import ParsedRequest, SimulatedReply
 
 Form = Literal["whole", "sse", "array"]
 Operation = Literal["generate", "models", "model"]

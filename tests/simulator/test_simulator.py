@@ -270,20 +270,19 @@ def test_sim_seed_returns_the_recorded_body() -> None:
 @each("wire", ["gemini", "openai"])
 @each("model", [model for model in Provider().actor.models if model not in ("sim-streamed", "sim-responses")])
 def test_streamed_and_whole_replies_are_equal(wire: str, model: str) -> None:
-    provider = Provider()
     texts = ("你好, tell me more", "ok", "a bit longer, please: 明天是几号")
     if wire == "gemini":
-        whole = plain(answer_to(provider, request(gemini_body(*texts), model=model)))
+        whole = plain(answer_to(Provider(), request(gemini_body(*texts), model=model)))
         url = f"/v1beta/models/{model}:streamGenerateContent"
-        events = sse(answer_to(provider, request(gemini_body(*texts), url=f"{url}?alt=sse")))
-        array = plain(answer_to(provider, request(gemini_body(*texts), url=url)))
+        events = sse(answer_to(Provider(), request(gemini_body(*texts), url=f"{url}?alt=sse")))
+        array = plain(answer_to(Provider(), request(gemini_body(*texts), url=url)))
         assert array == events
         replies = [gemini_text(reply) for reply in ([whole], events)]
         usages = [whole["usageMetadata"], events[-1]["usageMetadata"]]
     else:
-        whole = plain(answer_to(provider, request(openai_body(*texts, model=model), wire=wire)))
+        whole = plain(answer_to(Provider(), request(openai_body(*texts, model=model), wire=wire)))
         body = openai_body(*texts, model=model, stream=True, stream_options={"include_usage": True})
-        events = sse(answer_to(provider, request(body, wire=wire)))
+        events = sse(answer_to(Provider(), request(body, wire=wire)))
         deltas = [choice["delta"] for event in events for choice in event["choices"]]
         replies = [whole["choices"][0]["message"]["content"], "".join(delta.get("content") or "" for delta in deltas)]
         usages = [whole["usage"], events[-1]["usage"]]
@@ -821,6 +820,8 @@ WRONG_RULES: dict[str, tuple[Any, str]] = {
     "bad chance": ({"action": "error", "match": {"probability": 2}}, "a number from 0 to 1"),
     "matcher needs the body": ({"action": "refuse", "match": {"turn": 1}}, "needs the request body"),
     "body without source": ({"action": "body"}, "exactly one of: text, file, base64"),
+    "cheat without a way": ({"action": "cheat", "input_times": 1}, "needs at least one of: model, quantised, replay"),
+    "cheat with a wrong factor": ({"action": "cheat", "output_times": "1.1"}, "expected a factor, found '1.1'"),
     "no such file": ({"action": "body", "file": "/nowhere"}, "no such file: /nowhere"),
 }
 
@@ -1069,6 +1070,9 @@ class Case:
 WHOLE = len(answer_to(Provider(), request(gemini_body("hi"))).content)
 STREAM = "/v1beta/models/sim-good:streamGenerateContent?alt=sse"
 CASES: dict[str, Case] = {
+    "cheat": Case(
+        rule={"action": "cheat", "name": "sim-best"}, holds=lambda wire: b'"modelVersion":"sim-best"' in wire.body
+    ),
     "none": Case(
         rule={"match": {"nth": "1000000-"}, "action": "error"},
         holds=lambda wire: wire.head.startswith(b"http/1.1 200 ok") and len(wire.body) == WHOLE,
