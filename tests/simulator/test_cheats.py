@@ -26,9 +26,9 @@ from convbatch.simulator.replies import Actor, ParsedRequest, UnknownModel, coun
 from convbatch.simulator.sampling import CHARACTERS
 from tests.support.tables import each
 
-DATASET = Path(__file__).parents[2] / "datasets" / "audit.jsonl"
-PROBES = {dialogue.id: dialogue for dialogue in load_dialogues([DATASET])}
-SCRIPT = Script.load(DATASET)
+DATASETS = [Path(__file__).parents[2] / "datasets" / name for name in ("audit.jsonl", "audit.zh.jsonl")]
+PROBES = {dialogue.id: dialogue for dialogue in load_dialogues(DATASETS)}
+SCRIPT = Script.load(*DATASETS)
 ASKED = [
     "border-prime-25-en", "border-rfc-hkdf-en", "border-height-fuji-en", "canary-capital-letters-en",
     "canary-code-at-the-end-en", "fact-locker-number-en", "fact-long-history-en", "limit-count-up-en",
@@ -278,6 +278,17 @@ def ask_in_process(provider: Provider, dialogue: Dialogue, model: str = "sim-lar
     answer = provider.handle(Request.of(asked.method, asked.url, {}, json.dumps(asked.json).encode()), 0.0)
     answer.delivered(0.0)
     return json.loads(answer.content)["choices"][0]["message"]["content"]
+
+
+@each(("kind", "options"), [("canary", {"drop_system": True}), ("fact", {"keep_turns": 1})])
+def test_what_a_model_does_not_see_it_cannot_say(kind: str, options: dict[str, Any]) -> None:
+    probes = [replace(one, settings=Settings(temperature=0)) for one in PROBES.values() if kind in one.tags]
+    honest = Provider(script=SCRIPT)
+    cheating = Provider(script=SCRIPT, faults=FaultScript.of([{"action": "cheat", **options}]))
+
+    assert len(probes) >= 28
+    assert all(ask_in_process(honest, one) == one.turns[-1].assistant for one in probes)
+    assert all(ask_in_process(cheating, one) != one.turns[-1].assistant for one in probes)
 
 
 # --- the models ------------------------------------------------------------------------------------------------------

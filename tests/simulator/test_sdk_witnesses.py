@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from convbatch.simulator import FaultScript, Provider, Script, Server, ServerLimits, serve_in_thread
+from convbatch.simulator.replies import Actor
 
 if TYPE_CHECKING:
     import anthropic
@@ -182,7 +183,7 @@ def test_google_sdk_lists_models_over_several_pages(clients: Clients) -> None:
     names = [model.name for model in clients.google().models.list(config={"page_size": 3})]
 
     assert names[:2] == ["models/sim-good", "models/sim-drift"]
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) == len(Actor().models)
 
 
 def test_google_sdk_with_a_bare_authorization_header_is_accepted(server: Server) -> None:
@@ -422,7 +423,7 @@ def test_anthropic_sdk_lists_models_over_several_pages(clients: Clients) -> None
     assert [name for name, one in thinking.items() if one.supported and one.types.adaptive.supported] == ["sim-think"]
     names = list(models)
     assert names[:2] == ["sim-good", "sim-drift"]
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) == len(Actor().models)
 
 
 def test_anthropic_sdk_raises_its_own_classes(server: Server, clients: Clients) -> None:
