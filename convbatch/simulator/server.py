@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Self
 
 import orjson
 
+from convbatch.simulator.cheats import check_models
 from convbatch.simulator.fault_script import FaultError, FaultScript
 from convbatch.simulator.gateways import GatewayName
 from convbatch.simulator.http import Answer, Piece, Request
 from convbatch.simulator.ledger import Ledger
 from convbatch.simulator.limits import LimitModel, ServerLimits
 from convbatch.simulator.provider import Provider
-from convbatch.simulator.replies import Script
+from convbatch.simulator.replies import Script, UnknownModel
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -188,8 +189,10 @@ class Server:
                 return _json({"entries": self.provider.ledger.entries})
             case "POST", "/__faults__":
                 try:
-                    self.provider.faults = FaultScript.of(orjson.loads(await request.content.read()), source="POST")
-                except (FaultError, orjson.JSONDecodeError, TypeError) as error:
+                    faults = FaultScript.of(orjson.loads(await request.content.read()), source="POST")
+                    check_models(faults, self.provider.actor)
+                    self.provider.faults = faults
+                except (FaultError, UnknownModel, orjson.JSONDecodeError, TypeError) as error:
                     return _json({"error": str(error)}, status=400)
                 return _json({"rules": len(self.provider.faults.rules)})
             case _:

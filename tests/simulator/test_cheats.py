@@ -316,7 +316,7 @@ def test_models_know_different_shares_of_the_border_and_a_quantised_copy_a_littl
     def share(model: str, **fields: Any) -> float:
         right = [
             recalled(model, dialogue, take=take, **fields).replace(",", "") == dialogue.turns[0].assistant
-            for dialogue, take in itertools.product(BORDER, range(1, 6))
+            for dialogue, take in itertools.product(BORDER[::2], range(1, 8))
         ]
         return sum(right) / len(right)
 

@@ -1376,8 +1376,9 @@ def test_a_running_simulator_returns_its_ledger_and_accepts_faults(server: Serve
     assert [entry["fault"] for entry in call("/__ledger__")["entries"]] == ["error"]
     assert call("/__health__")["ok"] is True
     assert call("/__faults__", b"[]") == {"rules": 0}
-    with pytest.raises(urllib.error.HTTPError, match="400"):
-        call("/__faults__", b'[{"action": "explode"}]')
+    for rule in (b'[{"action": "explode"}]', b'[{"action": "cheat", "model": "sim-huge"}]'):
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            call("/__faults__", rule)
 
 
 def test_a_port_in_use_is_an_error(server: Server) -> None:
