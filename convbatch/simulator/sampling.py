@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from convbatch.simulator.draws import draw, normal
 
-_HARDNESS, _OWN_KNOWLEDGE, _WORD_TASTE = 1.5, 1.2, 1.1
-_QUANTISED_LOSS, _QUANTISED_SHIFT, _QUANTISED_TASTE = 0.3, 0.5, 0.6
+_HARDNESS, _OWN_KNOWLEDGE, _WORD_TASTE = 3.0, 2.0, 1.1
+_QUANTISED_LOSS, _QUANTISED_SHIFT, _QUANTISED_TASTE = 0.5, 1.0, 0.6
 _WRONG_ANSWERS = 8
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _HAN = re.compile("[\u4e00-\u9fff]")
@@ -57,9 +57,9 @@ class Character:
 
 
 CHARACTERS = {
-    "sim-large": Character(level=1.4, obedience=0.99, sentences=(0.55, 0.35, 0.1)),
-    "sim-small": Character(level=-0.4, obedience=0.93, sentences=(0.15, 0.4, 0.45), groups_digits=True),
-    "sim-reason": Character(level=2.0, obedience=0.99, sentences=(0.7, 0.2, 0.1), reasoning=90),
+    "sim-large": Character(level=3.2, obedience=0.99, sentences=(0.55, 0.35, 0.1)),
+    "sim-small": Character(level=-2.0, obedience=0.93, sentences=(0.15, 0.4, 0.45), groups_digits=True),
+    "sim-reason": Character(level=4.5, obedience=0.99, sentences=(0.7, 0.2, 0.1), reasoning=90),
 }
 
 

@@ -297,7 +297,7 @@ def test_what_a_model_does_not_see_it_cannot_say(kind: str, options: dict[str, A
 def recalled(model: str, dialogue: Dialogue, **fields: Any) -> str:
     text = dialogue.turns[0].user_text
     parsed = replace(ParsedRequest(model=model, messages=(("user", text),)), **fields)
-    return Actor(seed=fields.pop("at", 0), script=SCRIPT).answer(parsed, history_sha("", parsed.messages)).text
+    return Actor(script=SCRIPT).answer(parsed, history_sha("", parsed.messages)).text
 
 
 BORDER = [dialogue for dialogue in PROBES.values() if "border" in dialogue.tags]
@@ -321,8 +321,8 @@ def test_models_know_different_shares_of_the_border_and_a_quantised_copy_a_littl
         return sum(right) / len(right)
 
     large, small, reason = share("sim-large"), share("sim-small"), share("sim-reason")
-    assert 0.3 < small < large - 0.1 < large < reason < 0.95
-    assert large - 0.15 < share("sim-large", quantised=True) < large
+    assert 0.2 < small < large - 0.3 < large < reason < 0.95
+    assert large - 0.1 < share("sim-large", quantised=True) < large
 
 
 def test_wrong_answers_are_spread_and_have_the_form_of_the_right_one() -> None:
