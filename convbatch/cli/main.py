@@ -629,6 +629,52 @@ def view(
 
 @app.command(cls=Command)
 @guarded
+def audit(
+    runs: RunArguments,
+    reference: Annotated[
+        str | None,
+        typer_option("--reference", metavar="GATEWAY", help="Gateway or target to trust; default: the first."),
+    ] = None,
+    alpha: Annotated[
+        float,
+        typer_option("--alpha", parser=parse_share, metavar="FLOAT", help="Chance of any false alarm in the audit."),
+    ] = 0.05,
+    bill: Annotated[
+        Path | None,
+        typer.Option("--bill", metavar="FILE", help="A gateway's usage log (CSV), to test its counts.", readable=False),
+    ] = None,
+    bill_form: Annotated[
+        str | None,
+        typer.Option("--bill-form", metavar="NAME", help="Format of the usage log: new-api, or a [bills.NAME] table."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Configuration file with [bills].")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    out: Annotated[
+        list[Path] | None, typer.Option("-o", "--out", help="Write FILE.md or .json as well; repeatable.")
+    ] = None,
+) -> None:
+    """Test whether targets that claim one model are one model. Exit 0 consistent, 1 different, 3 inconclusive.
+
+    Example: convbatch audit latest --reference google
+    """
+    from convbatch.cli.audit import run_audit
+
+    raise typer.Exit(
+        run_audit(
+            runs,
+            reference=reference,
+            alpha=alpha,
+            bill=bill,
+            bill_form=bill_form,
+            config=config,
+            as_json=json,
+            out=out or (),
+        )
+    )
+
+
+@app.command(cls=Command)
+@guarded
 def runs(
     path: Annotated[
         Path | None,

@@ -220,11 +220,11 @@ def _select_run(one: Any) -> SelectedRun:
         return _of_target(run if isinstance(run, Run) else load(run), target)
     if isinstance(one, Run):
         return SelectedRun(run=one, targets=one.targets)
-    run, target = _split_run_and_target(str(one))
+    run, target = split_run_and_target(str(one))
     return SelectedRun(run=run, targets=run.targets) if target is None else _of_target(run, target)
 
 
-def _split_run_and_target(text: str) -> tuple[Run, str | None]:
+def split_run_and_target(text: str) -> tuple[Run, str | None]:
     """Split `RUN:target` at the first colon after a valid run; a text that is a run as a whole is not split."""
     try:
         return load(text), None

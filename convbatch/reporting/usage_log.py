@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import attrgetter
@@ -156,6 +157,41 @@ USAGE_LOG_LINES: tuple[Column, ...] = (
 """Filled from `_ComparedPair`."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedLog:
+    """A usage log with the calls of runs that its lines belong to."""
+
+    usage_log: UsageLog
+    gateways: frozenset[str]
+    """Whose log it is."""
+    calls: Sequence[Call]
+    pairs: Sequence[JoinedPair]
+    """Every line and every call once."""
+    currency: str | None
+
+
+def join_usage_log(
+    runs: Sequence[Run], path: Path, forms: Mapping[str, UsageLogForm], form: str | None = None
+) -> JoinedLog:
+    """Read a usage log and match its lines with the calls of runs; arguments and errors as `reconcile`."""
+    usage_log = read_usage_log(path, forms, form)
+    runs = list({run.path.resolve(): run for run in runs}.values())  # count the calls of a run given twice once
+    gateways = _gateways(runs, usage_log)
+    calls = [call for run in runs for call in _calls(run, gateways)]
+    spans = [span for run in runs for span in _spans(run, calls)]
+    ours = {call.request_id for call in calls} - {None}
+    inside = [
+        line
+        for line in usage_log.lines
+        if line.request_id in ours or any(begins <= line.at <= ends for begins, ends in spans)
+    ]
+    inside_numbers = {line.line for line in inside}
+    pairs = sorted(join_lines_and_calls(inside, calls), key=_order)
+    pairs += [JoinedPair(line=line, outcome=OUTSIDE) for line in usage_log.lines if line.line not in inside_numbers]
+    currency = usage_log.form.currency or _currency_of(runs, gateways)
+    return JoinedLog(usage_log=usage_log, gateways=gateways, calls=calls, pairs=pairs, currency=currency)
+
+
 def reconcile(
     runs: Sequence[Run], path: Path, forms: Mapping[str, UsageLogForm], form: str | None = None
 ) -> list[Section]:
@@ -174,26 +210,12 @@ def reconcile(
         InputError: The log cannot be used.
         SetupError: The form or the gateway of the log is unclear.
     """
-    usage_log = read_usage_log(path, forms, form)
-    runs = list({run.path.resolve(): run for run in runs}.values())  # count the calls of a run given twice once
-    gateways = _gateways(runs, usage_log)
-    calls = [call for run in runs for call in _calls(run, gateways)]
-    spans = [span for run in runs for span in _spans(run, calls)]
-    ours = {call.request_id for call in calls} - {None}
-    inside = [
-        line
-        for line in usage_log.lines
-        if line.request_id in ours or any(begins <= line.at <= ends for begins, ends in spans)
-    ]
-    inside_numbers = {line.line for line in inside}
-    pairs = sorted(join_lines_and_calls(inside, calls), key=_order)
-    pairs += [JoinedPair(line=line, outcome=OUTSIDE) for line in usage_log.lines if line.line not in inside_numbers]
-    currency = usage_log.form.currency or _currency_of(runs, gateways)
-    compared = [_ComparedPair(pair, currency) for pair in pairs]
+    joined = join_usage_log(runs, path, forms, form)
+    compared = [_ComparedPair(pair, joined.currency) for pair in joined.pairs]
     listed = (pair for pair in compared if pair.outcome not in UNLISTED_OUTCOMES)
     sections = ((USAGE_LOG_TOTALS, _totals(compared)), (USAGE_LOG_LINES, listed))
     totals, lines = (Rows(columns=columns, rows=map(row_builder(columns), rows)).frame() for columns, rows in sections)
-    notes = tuple(_notes(usage_log, gateways, pairs, calls, currency))
+    notes = tuple(_notes(joined.usage_log, joined.gateways, joined.pairs, joined.calls, joined.currency))
     title = f"Bill {path.name}"
     return [
         Section(key="bill", title=title, frame=totals, notes=notes),

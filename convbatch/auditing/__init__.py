@@ -1,0 +1,1 @@
+"""Audit of targets that claim one model: questions, their statistics, verdicts and output."""

@@ -1,0 +1,74 @@
+"""`convbatch audit`: run folders and a bill to one judged audit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from convbatch.auditing.bills import money
+from convbatch.auditing.finding import Finding
+from convbatch.auditing.judge import Audit, judge
+from convbatch.auditing.reading import AuditInputs, load_pairs
+from convbatch.reporting.usage_log import JoinedLog, join_usage_log
+from convbatch.reporting.usage_log_matching import OUTSIDE, JoinedPair
+from convbatch.results.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """A gateway's usage log, and how to read it."""
+
+    path: Path
+    form: str | None = None
+    config: Path | None = None
+
+
+def audit_runs(
+    runs: Sequence[str | Path | Run], *, reference: str | None = None, alpha: float = 0.05, bill: Bill | None = None
+) -> Audit:
+    """Judge whether targets that claim one model are one model.
+
+    Args:
+        runs: Runs, paths, names, or `RUN:target`.
+        reference: Gateway or target to trust; None: the first.
+        alpha: Probability of any wrong `different`, at most.
+        bill: The usage log of one of the gateways.
+
+    Raises:
+        SetupError: There is no such run or side, or nothing to pair.
+        InputError: The bill cannot be read.
+    """
+    inputs = load_pairs(runs, reference=reference)
+    findings = {} if bill is None else _billed(inputs, bill)
+    pairs = [dataclasses.replace(pair, money=findings.get(pair.candidate.name)) for pair in inputs.pairs]
+    notes = [*inputs.notes]
+    if bill is not None and not findings:
+        notes.append(f"{bill.path.name} is the bill of no candidate: not compared")
+    return judge(pairs, alpha=alpha, notes=notes)
+
+
+def _billed(inputs: AuditInputs, bill: Bill) -> Mapping[str, Finding]:
+    """Return what the bill says about each side whose gateway it is from."""
+    from convbatch.config.loader import load_config
+
+    runs = [run for those in inputs.groups.values() for run, _ in those]
+    joined = join_usage_log(runs, bill.path, load_config(bill.config).usage_logs, bill.form)
+    found = {name: _of_side(joined, those) for name, those in inputs.groups.items()}
+    return {name: finding for name, finding in found.items() if finding is not None}
+
+
+def _of_side(joined: JoinedLog, those: Sequence[tuple[Run, str]]) -> Finding | None:
+    """Return what the bill says about the calls of one side, and about lines without a call for its model."""
+    calls = {(run.name, target) for run, target in those}
+    if not any((call.ident.run, call.ident.target) in calls for call in joined.calls):
+        return None
+    models = {target.rpartition("@")[0] for _, target in those}
+
+    def belongs(pair: JoinedPair) -> bool:
+        if pair.call is not None:
+            return (pair.call.ident.run, pair.call.ident.target) in calls
+        return pair.outcome != OUTSIDE and pair.line is not None and pair.line.model in models
+
+    return money(list(filter(belongs, joined.pairs)))

@@ -1,0 +1,361 @@
+"""Questions about names and counts: which model replied, and do both sides count alike. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from convbatch.auditing.finding import (
+    Finding,
+    Question,
+    Rules,
+    combine,
+    evidence,
+    exact_limit,
+    replies_for,
+    untested,
+)
+from convbatch.auditing.permutation import normal_power, times_needed
+from convbatch.auditing.replies import (
+    AuditedReply,
+    Both,
+    Side,
+    by_dialogue,
+    by_place,
+    by_prompt,
+    conversations,
+    pair_up,
+)
+from convbatch.auditing.shares import ShareQuestion, compare_shares
+from convbatch.comparison.stats import Interval, Mean, paired_mean, ratio_of_totals
+from convbatch.served_model import canonical_name
+
+OTHER_NAMES = 0.1
+"""Share of conversations under another name that `served_name` rules out."""
+OTHER_COUNTS = 0.2
+"""Share of prompts with another count that `input_counts` rules out."""
+OUTPUT_INFLATED = 0.05
+"""Relative inflation of output counts that `output_counts` rules out."""
+REASONING_CHANGED = 0.25
+"""Relative change of reasoning tokens that `reasoning_tokens` rules out."""
+LEAST_TOKENS = 10
+"""Replies with fewer tokens tell little of tokens per character: rounding and markers outweigh all else."""
+MARKERS = (-1, 0, 1)
+"""Tokens of a reply that one gateway may count and another not: the token that ends it."""
+WRAPPER = 16
+"""Tokens by which two protocols may count each prompt differently: the frame of a message."""
+SLOPE_APART = 0.02
+NAMES_SHOWN = 3
+
+
+# --- served name
+
+
+def served_name(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
+    """Check that the replies of the candidate name the model that was asked.
+
+    A name is what a gateway says of itself: the same name proves nothing, another name is `different`. Names differ in
+    dull ways (`served_model.py`); a name that the reference has as well is no difference.
+    """
+    del rules
+    if not candidate.replies:
+        return None
+    named = [reply for reply in candidate.replies if reply.served is not None]
+    names = "; ".join(f"{side.name}: {_names(side)}" for side in (reference, candidate))
+    if not named:
+        return untested("served_name", f"no reply of {candidate.name} names its model; {names}")
+    known = {canonical_name(reply.served) for reply in reference.replies if reply.served}
+    odd = [one for one in named if one.match == "other" and canonical_name(one.served or "") not in known]
+    told, wrong = conversations(named), conversations(odd)
+    limit = exact_limit(told)
+    return Finding(
+        question="served_name",
+        detail=names,
+        measure="share of conversations under another model's name",
+        effect=wrong / told,
+        interval=Interval(0.0, limit) if not wrong else Interval(wrong / told, wrong / told),
+        p=0.0 if wrong else 1.0,
+        limit=OTHER_NAMES,
+        power=1 - (1 - OTHER_NAMES) ** told,
+        needed=f"{replies_for(OTHER_NAMES)} conversations" if limit >= OTHER_NAMES else None,
+        open=_other_snapshot(reference, candidate),
+        evidence=evidence([(None, reply) for reply in odd], [f"served by {reply.served}" for reply in odd]),
+    )
+
+
+def _names(side: Side) -> str:
+    counts = Counter(reply.served or "not named" for reply in side.replies)
+    shown = [f"{name} ({count:,})" for name, count in counts.most_common(NAMES_SHOWN)]
+    return ", ".join(shown) + (" …" if len(counts) > NAMES_SHOWN else "")
+
+
+def _other_snapshot(reference: Side, candidate: Side) -> str | None:
+    """Return that both name dated snapshots of the asked model and have none in common; they may be equal or not."""
+    ours, theirs = (
+        {canonical_name(reply.served) for reply in side.replies if reply.served and reply.match == "dated"}
+        for side in (reference, candidate)
+    )
+    if not ours or not theirs or ours & theirs:
+        return None
+    return f"they name different snapshots: {', '.join(sorted(ours))} and {', '.join(sorted(theirs))}"
+
+
+# --- input counts
+
+
+def input_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
+    """Check that identical prompts have the same input count.
+
+    Counts are exact: any other count for the same prompt is `different`, unless the two sides speak different protocols
+    and the counts differ by a small constant, which is how a frame of the messages shows.
+    """
+    del rules
+    prompts = pair_up(reference, candidate, by_prompt, lambda reply: reply.is_fixed)
+    if not prompts:
+        return None
+    counted = {key: both for key, both in prompts.items() if _inputs(both.reference) and _inputs(both.candidate)}
+    if not counted:
+        silent = [s.name for s in (reference, candidate) if all(r.input_tokens is None for r in s.replies)]
+        return untested("input_counts", f"{' and '.join(silent) or 'the same prompt at one side'}: no input counts")
+    odd = {key: both for key, both in counted.items() if set(_inputs(both.reference)) != set(_inputs(both.candidate))}
+    limit = exact_limit(len(counted))
+    is_frame = reference.protocol != candidate.protocol and _is_small_constant(odd.values(), len(counted))
+    return Finding(
+        question="input_counts",
+        detail=f"{len(odd)} of {len(counted)} identical prompts counted differently"
+        + (f": {_describe(list(odd.values()), candidate.name)}" if odd else ""),
+        measure="share of identical prompts with another count",
+        effect=len(odd) / len(counted),
+        interval=Interval(len(odd) / len(counted), max(limit, len(odd) / len(counted))),
+        p=1.0 if not odd or is_frame else 0.0,
+        limit=OTHER_COUNTS,
+        power=1 - (1 - OTHER_COUNTS) ** len(counted),
+        needed=f"{replies_for(OTHER_COUNTS)} identical prompts" if limit >= OTHER_COUNTS else None,
+        open="two protocols, and a small constant between them" if is_frame and odd else None,
+        evidence=evidence(
+            [(both.reference[0], both.candidate[0]) for both in odd.values()],
+            [f"{_shown(both.reference)} and {_shown(both.candidate)} input tokens" for both in odd.values()],
+        ),
+    )
+
+
+def _inputs(replies: Sequence[AuditedReply]) -> list[int]:
+    return [reply.input_tokens for reply in replies if reply.input_tokens is not None]
+
+
+def _shown(replies: Sequence[AuditedReply]) -> str:
+    return "/".join(str(count) for count in sorted(set(_inputs(replies))))
+
+
+def _is_small_constant(odd: Collection[Both], counted: int) -> bool:
+    more = {max(_inputs(both.candidate)) - max(_inputs(both.reference)) for both in odd}
+    return len(odd) == counted and len(more) == 1 and abs(more.pop()) <= WRAPPER
+
+
+def _describe(odd: Sequence[Both], name: str) -> str:
+    """Describe how counts differ: by a constant, as a hidden system prompt does, or by a factor in a script."""
+    pairs = [(max(_inputs(both.reference)), max(_inputs(both.candidate)), both) for both in odd]
+    more = [theirs - ours for ours, theirs, _ in pairs]
+    if not any(more):
+        return "the counts of one prompt vary between repeats"
+    if len(set(more)) == 1:
+        return f"{name} counts {more[0]:+d} on each, as with a hidden system prompt"
+    slopes = {
+        script: slope
+        for script in ("Latin", "CJK")
+        if (slope := _slope([(a, b) for a, b, both in pairs if _script(both.reference[0].user) == script])) is not None
+    }
+    told = ", ".join(f"{slope:.2f} per token in {script} text" for script, slope in slopes.items())
+    kind = "another tokenizer or a factor" if any(abs(s - 1) > SLOPE_APART for s in slopes.values()) else "no factor"
+    middle = statistics.median(more)
+    return f"{name} counts {min(more):+d} to {max(more):+d}, median {middle:+g}" + (f"; {told}: {kind}" if told else "")
+
+
+def _script(text: str) -> str:
+    wide = sum("\u2e80" <= char <= "\u9fff" or "\uac00" <= char <= "\ud7af" for char in text)
+    return "CJK" if 2 * wide > len(text) else "Latin"
+
+
+def _slope(pairs: Sequence[tuple[int, int]]) -> float | None:
+    """Return the slope of one side's counts over the other's; None with fewer than three different lengths."""
+    if len({ours for ours, _ in pairs}) < 3:
+        return None
+    return statistics.linear_regression(*zip(*pairs, strict=True)).slope
+
+
+# --- output counts
+
+
+def output_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
+    """Compare output tokens per character: per turn the mean logarithm at each side, paired, the dialogue as the unit.
+
+    One tokenizer gives one ratio whatever the replies say, so that inflated counts show as a shift. A token more or
+    less a reply is no difference: some gateways count the token that ends it. Without reasoning counts at one side
+    only, its counts cannot be compared.
+    """
+    turns = pair_up(reference, candidate, by_place, _has_text)
+    if not turns:
+        return None
+    counted = {key: both for key, both in turns.items() if all(map(_counted, (both.reference, both.candidate)))}
+    if not counted:
+        silent = [s.name for s in (reference, candidate) if all(r.output_tokens is None for r in s.replies)]
+        why = f"{' and '.join(silent)}: no output counts" if silent else f"no replies of {LEAST_TOKENS} tokens or more"
+        return untested("output_counts", why)
+    if hides := _hides_reasoning(reference, candidate):
+        return untested("output_counts", f"{hides} does not report the reasoning inside its output counts")
+    shifts = {marker: paired_mean(_dialogue_means(counted, marker)) for marker in MARKERS}
+    chances = {marker: _mean_p(mean) for marker, mean in shifts.items()}
+    marker = max(chances, key=lambda one: (chances[one], one == 0))
+    mean = shifts[marker]
+    effect = math.expm1(mean.estimate)
+    order = sorted(counted.values(), key=lambda both: -abs(_shift(both, marker)))
+    names = reference.name, candidate.name
+    return _mean_finding(
+        "output_counts",
+        mean,
+        chances[marker],
+        rules,
+        detail=f"{names[1]} counts {effect:+.1%} tokens per character over {mean.dialogues} dialogues",
+        measure="relative change of output tokens per character",
+        change=math.log1p(OUTPUT_INFLATED),
+        relative=math.expm1,
+        limit=OUTPUT_INFLATED,
+        shown=order,
+    )
+
+
+def _has_text(reply: AuditedReply) -> bool:
+    return bool(reply.text) and reply.calls_are_valid is None
+
+
+def _counted(replies: Sequence[AuditedReply]) -> list[AuditedReply]:
+    return [reply for reply in replies if (reply.visible_tokens or 0) >= LEAST_TOKENS]
+
+
+def _hides_reasoning(reference: Side, candidate: Side) -> str | None:
+    """Return the side that reports no reasoning while the other does."""
+    for side, other in ((reference, candidate), (candidate, reference)):
+        if any(reply.reasoning_tokens for reply in other.replies) and all(
+            reply.reasoning_tokens is None for reply in side.replies
+        ):
+            return side.name
+    return None
+
+
+def _ratio(replies: Sequence[AuditedReply], marker: int) -> float:
+    """Return the mean logarithm of tokens per character."""
+    return statistics.fmean(
+        math.log(max(0.5, (reply.visible_tokens or 0) + marker) / len(reply.text or "x")) for reply in _counted(replies)
+    )
+
+
+def _shift(both: Both, marker: int) -> float:
+    return _ratio(both.candidate, marker) - _ratio(both.reference, 0)
+
+
+def _dialogue_means(turns: Mapping[tuple[str, int], Both], marker: int) -> list[float]:
+    found: dict[str, list[float]] = {}
+    for (dialogue, _), both in turns.items():
+        found.setdefault(dialogue, []).append(_shift(both, marker))
+    return [statistics.fmean(shifts) for shifts in found.values()]
+
+
+def _mean_p(mean: Mean) -> float:
+    """Return the p of a paired mean; without any spread that of the sign test, 1 where nothing differs."""
+    if (p := mean.p()) is not None:
+        return p
+    return 1.0 if abs(mean.estimate) < 1e-9 else min(1.0, 2.0 ** (1 - mean.dialogues))
+
+
+def _mean_finding(
+    question: Question,
+    mean: Mean,
+    p: float,
+    rules: Rules,
+    *,
+    detail: str,
+    measure: str,
+    change: float,
+    relative: Callable[[float], float],
+    limit: float,
+    shown: Sequence[Both],
+) -> Finding:
+    """Return the finding of a paired mean on a scale where `change` is the limit."""
+    interval = mean.interval(0.95)
+    if interval is None and abs(mean.estimate) < 1e-9 and 2.0 ** (1 - mean.dialogues) <= rules.level:
+        interval = Interval(0.0, 0.0)
+    sd = mean.se if mean.se is not None else 0.0 if interval is not None else math.inf
+    power = 0.0 if sd == math.inf else normal_power(change, sd, sd, level=rules.level)
+    times = times_needed(change, sd, level=rules.level) if 0 < sd < math.inf else None
+    enough = mean.dialogues if times is None else max(2, math.ceil(times * mean.dialogues))
+    return Finding(
+        question=question,
+        detail=detail,
+        measure=measure,
+        effect=relative(mean.estimate),
+        interval=None if interval is None else Interval(relative(interval.low), relative(interval.high)),
+        p=p,
+        limit=limit,
+        power=power,
+        needed=None if times is None and sd == 0 else f"about {max(enough, 10):,} dialogues",
+        evidence=evidence([(both.reference[0], both.candidate[0]) for both in shown]),
+    )
+
+
+# --- reasoning tokens
+
+
+def reasoning_tokens(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
+    """Compare how often and how much both sides reason: shares of replies, and the ratio of totals by dialogue."""
+    names = reference.name, candidate.name
+    if not any(reply.reasoning_tokens for side in (reference, candidate) for reply in side.replies):
+        return None
+    if hides := _hides_reasoning(reference, candidate):
+        return untested("reasoning_tokens", f"{hides} reports no reasoning tokens")
+    dialogues = pair_up(reference, candidate, by_dialogue, lambda reply: reply.reasoning_tokens is not None)
+    often = ShareQuestion(
+        question="reasoning_tokens", words="replies with reasoning", holds=_reasons, limit=REASONING_CHANGED
+    )
+    parts = [("how often", compare_shares(often, dialogues, names, rules)), ("how much", _how_much(dialogues, rules))]
+    return combine("reasoning_tokens", [(name, part) for name, part in parts if part is not None])
+
+
+def _reasons(reply: AuditedReply) -> bool | None:
+    return None if reply.reasoning_tokens is None else reply.reasoning_tokens > 0
+
+
+def _how_much(dialogues: Mapping[str, Both], rules: Rules) -> Finding | None:
+    totals = [[_mean_reasoning(side) for side in (both.reference, both.candidate)] for both in dialogues.values()]
+    base, other = ([pair[side] for pair in totals] for side in (0, 1))
+    if not sum(base) or not sum(other):
+        return None
+    ratio = ratio_of_totals(base, other)
+    excess, interval = ratio.excess, ratio.interval(0.95)
+    order = sorted(dialogues.values(), key=lambda both: -_apart(both))
+    found = _mean_finding(
+        "reasoning_tokens",
+        excess,
+        _mean_p(excess),
+        rules,
+        detail=f"{ratio.estimate:.2f} times the reasoning tokens over {ratio.dialogues} dialogues",
+        measure="relative change of reasoning tokens",
+        change=REASONING_CHANGED,
+        relative=lambda change: change,
+        limit=REASONING_CHANGED,
+        shown=order,
+    )
+    if interval is None:
+        return found
+    return dataclasses.replace(found, interval=Interval(interval.low - 1, interval.high - 1))
+
+
+def _mean_reasoning(replies: Sequence[AuditedReply]) -> float:
+    """Return the reasoning tokens of a dialogue, of a mean repeat."""
+    return sum(reply.reasoning_tokens or 0 for reply in replies) / conversations(replies)
+
+
+def _apart(both: Both) -> float:
+    return abs(_mean_reasoning(both.reference) - _mean_reasoning(both.candidate))

@@ -1,0 +1,145 @@
+"""All questions about all pairs, judged together: Holm over everything asked, a verdict for each pair and for all.
+
+Pure. A pair is `different` if any question is, `consistent` only if every question that could be asked is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from convbatch.auditing.counts import input_counts, output_counts, reasoning_tokens, served_name
+from convbatch.auditing.finding import DRAWS, QUESTIONS, AuditVerdict, Finding, Question, Rules, decide
+from convbatch.auditing.probes import knowledge_border, obedience, tools
+from convbatch.auditing.replies import Side, without_copies
+from convbatch.auditing.texts import distribution, replay
+from convbatch.comparison.stats import holm
+from convbatch.exit_codes import ExitCode
+
+_ASK: Mapping[Question, Callable[[Side, Side, Rules], Finding | None]] = {
+    "served_name": served_name,
+    "input_counts": input_counts,
+    "output_counts": output_counts,
+    "reasoning_tokens": reasoning_tokens,
+    "replay": replay,
+    "distribution": distribution,
+    "knowledge_border": knowledge_border,
+    "obedience": obedience,
+    "tools": tools,
+}
+"""`money` needs more than replies and is asked where bills are read."""
+_ABOUT_COPIES: frozenset[Question] = frozenset({"served_name", "input_counts", "replay"})
+"""Facts, and the question whether repeats are copies: these see all replies."""
+_EXIT_CODES: Mapping[AuditVerdict, ExitCode] = {
+    "different": ExitCode.FAILED,
+    "inconclusive": ExitCode.INCOMPLETE,
+    "consistent": ExitCode.OK,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """What is compared."""
+
+    reference: Side
+    candidate: Side
+    money: Finding | None = None
+    """What the bill says, where there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedQuestion:
+    """A question with its verdict."""
+
+    finding: Finding
+    p_holm: float | None
+    verdict: AuditVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedPair:
+    """A pair with the verdicts on all questions that had data."""
+
+    reference: str
+    candidate: str
+    verdict: AuditVerdict
+    questions: Sequence[JudgedQuestion]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """The result of an audit."""
+
+    alpha: float
+    pairs: Sequence[JudgedPair]
+    notes: Sequence[str] = ()
+
+    @property
+    def verdict(self) -> AuditVerdict:
+        """`different` if any pair is, `consistent` only if all are."""
+        return worst_verdict([pair.verdict for pair in self.pairs])
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0 consistent, 1 different, 3 inconclusive, as `compare`."""
+        return _EXIT_CODES[self.verdict]
+
+
+def worst_verdict(verdicts: Sequence[AuditVerdict]) -> AuditVerdict:
+    """Return the verdict on several things together; without any, nothing is known."""
+    if "different" in verdicts:
+        return "different"
+    return "consistent" if verdicts and set(verdicts) == {"consistent"} else "inconclusive"
+
+
+def judge(
+    pairs: Sequence[Pair], *, alpha: float = 0.05, draws: int = DRAWS, seed: int = 0, notes: Sequence[str] = ()
+) -> Audit:
+    """Ask every question about every pair and decide all of them together.
+
+    Args:
+        pairs: At least one.
+        alpha: Probability of any wrong `different` in the whole audit, at most.
+        draws: Random permutations of a test.
+        seed: Of the draws; the same data and seed give the same audit.
+        notes: What a reader must know beside the verdicts.
+    """
+    rules = Rules(alpha=alpha, questions=len(QUESTIONS) * len(pairs), draws=draws, seed=seed)
+    asked = [_findings(pair, rules) for pair in pairs]
+    tested = [one for findings in asked for one in findings if one.p is not None]
+    adjusted = dict(zip(map(id, tested), holm([one.p or 0.0 for one in tested]), strict=True))
+    judged = [
+        [
+            JudgedQuestion(finding=one, p_holm=(p := adjusted.get(id(one))), verdict=decide(one, p, alpha=alpha))
+            for one in findings
+        ]
+        for findings in asked
+    ]
+    return Audit(
+        alpha=alpha,
+        pairs=[
+            JudgedPair(
+                reference=pair.reference.name,
+                candidate=pair.candidate.name,
+                verdict=worst_verdict([one.verdict for one in questions]),
+                questions=questions,
+            )
+            for pair, questions in zip(pairs, judged, strict=True)
+        ],
+        notes=[*notes, *_copy_notes(pairs)],
+    )
+
+
+def _findings(pair: Pair, rules: Rules) -> list[Finding]:
+    sides = pair.reference, pair.candidate
+    independent = without_copies(sides)
+    found = [ask(*(sides if name in _ABOUT_COPIES else independent), rules) for name, ask in _ASK.items()]
+    return [one for one in (*found, pair.money) if one is not None]
+
+
+def _copy_notes(pairs: Sequence[Pair]) -> Iterator[str]:
+    for pair in pairs:
+        sides = pair.reference, pair.candidate
+        if any(len(one.replies) < len(side.replies) for one, side in zip(without_copies(sides), sides, strict=True)):
+            names = f"{pair.candidate.name} and {pair.reference.name}"
+            yield f"{names}: repeats are copies at both sides (temperature 0, or a seed): each counts once"

@@ -1,0 +1,194 @@
+"""Tests by permutation within strata, and intervals and power of differences of shares. Pure: randomness is a seed.
+
+A stratum holds the replies of both sides to one prompt (or the conversations of one dialogue). If both sides are the
+same model, any of them could have come from either side: sides are drawn anew within each stratum, never across.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from convbatch.comparison.stats import POWER, Interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Labels = NDArray[np.bool_]
+
+_TIE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """One value of each reply (or conversation), of the reference first."""
+
+    reference: Sequence[float]
+    candidate: Sequence[float]
+    weight: float = 1.0
+
+    @property
+    def difference(self) -> float:
+        """Mean of the candidate minus that of the reference."""
+        return sum(self.candidate) / len(self.candidate) - sum(self.reference) / len(self.reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermutationTest:
+    """The result of a test."""
+
+    effect: float
+    """Weighted mean of the strata's differences."""
+    p: float
+    """Two-sided."""
+    sd: float
+    """Standard deviation of the effect when both sides are the same."""
+
+
+def drawn_labels(strata: Sequence[tuple[int, int]], draws: int, seed: int) -> Iterator[Labels]:
+    """Yield for each stratum an array (draw, reply): whether the reply is drawn as one of the candidate.
+
+    Args:
+        strata: Number of replies of the reference and of the candidate.
+        draws: Number of draws.
+        seed: Of the draws.
+    """
+    import numpy as np
+
+    chance = np.random.default_rng(seed)
+    for ours, theirs in strata:
+        labels = np.zeros((draws, ours + theirs), dtype=bool)
+        labels[:, ours:] = True
+        yield chance.permuted(labels, axis=1)
+
+
+def difference_test(strata: Sequence[Stratum], *, draws: int, seed: int) -> PermutationTest:
+    """Test that within each stratum both sides have the same mean.
+
+    Args:
+        strata: At least one, each with a value of both sides. A weight may depend on all values of a stratum, not on
+            which side they are from.
+        draws: Number of random permutations.
+        seed: Of the draws.
+
+    Source: Fisher 1935, The Design of Experiments, section 21; p with the observed labels as one more draw: Phipson and
+        Smyth 2010, Statistical Applications in Genetics and Molecular Biology 9:39.
+    """
+    import numpy as np
+
+    total = math.fsum(stratum.weight for stratum in strata)
+    drawn = np.zeros(draws)
+    sizes = [(len(stratum.reference), len(stratum.candidate)) for stratum in strata]
+    for stratum, labels, (ours, theirs) in zip(strata, drawn_labels(sizes, draws, seed), sizes, strict=True):
+        values = np.array([*stratum.reference, *stratum.candidate])
+        if values.min() == values.max():
+            continue
+        sums = labels @ values
+        drawn += stratum.weight * (sums / theirs - (values.sum() - sums) / ours)
+    effect = math.fsum(stratum.weight * stratum.difference for stratum in strata) / total
+    drawn /= total
+    return PermutationTest(effect=effect, p=share_beyond(abs(effect), np.abs(drawn)), sd=float(drawn.std()))
+
+
+def share_beyond(observed: float, drawn: Floats) -> float:
+    """Return the p of an observed statistic: the share of draws at least as large, the observed one included."""
+    return float((1 + (drawn >= observed - _TIE * max(1.0, abs(observed))).sum()) / (len(drawn) + 1))
+
+
+def fisher(found: Sequence[int], counts: Sequence[int]) -> float:
+    """Return the two-sided p that two shares are equal.
+
+    Args:
+        found: Number of replies with the property, at each of the two sides.
+        counts: Number of replies of each side.
+
+    Source: Fisher 1935, Journal of the Royal Statistical Society 98:39; every table that is no more likely counts.
+        `scipy.stats.fisher_exact` does the same; importing it takes longer than a whole audit.
+    """
+    import numpy as np
+    from scipy.special import gammaln
+
+    total, with_it = sum(counts), sum(found)
+    first = np.arange(max(0, with_it - counts[1]), min(with_it, counts[0]) + 1)
+
+    def ways(whole: Any, part: Any) -> Any:
+        return gammaln(whole + 1) - gammaln(part + 1) - gammaln(whole - part + 1)
+
+    logs = ways(counts[0], first) + ways(counts[1], with_it - first) - ways(total, with_it)
+    observed = logs[found[0] - first[0]]
+    return min(1.0, float(np.exp(logs[logs <= observed + 1e-7]).sum()))
+
+
+def share_interval(ours: float, theirs: float, counts: tuple[float, float], *, level: float) -> Interval:
+    """Return the interval of a difference of two independent shares, candidate minus reference.
+
+    Args:
+        ours: Share of the reference.
+        theirs: Share of the candidate.
+        counts: Number of independent replies behind each, > 0.
+        level: Coverage.
+
+    Source: Newcombe 1998, Statistics in Medicine 17:873, method 10 (Wilson's limits squared and added).
+    """
+    z = normal_quantile(0.5 + level / 2)
+    low, high = (wilson(ours, counts[0], z), wilson(theirs, counts[1], z))
+    apart = theirs - ours
+    return Interval(
+        max(-1.0, apart - math.hypot(theirs - high.low, low.high - ours)),
+        min(1.0, apart + math.hypot(high.high - theirs, ours - low.low)),
+    )
+
+
+def wilson(share: float, count: float, z: float) -> Interval:
+    """Return the score interval of a share.
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22:209.
+    """
+    middle = share + z * z / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(max(0.0, (middle - half) / (1 + z * z / count)), min(1.0, (middle + half) / (1 + z * z / count)))
+
+
+def share_power(share: float, change: float, counts: tuple[float, float], *, level: float) -> float:
+    """Return the probability that a two-sided test at `level` finds this change of a share.
+
+    Args:
+        share: Of the reference; the change is a loss where it is above 1/2, else a gain.
+        change: Size of the change.
+        counts: Number of independent replies of each side, > 0.
+        level: Of the test.
+
+    Source: Fleiss, Levin, Paik 2003, Statistical Methods for Rates and Proportions, section 4.2.
+    """
+    other = share - change if share > 0.5 else share + change
+    middle = (share * counts[0] + other * counts[1]) / sum(counts)
+    null = math.sqrt(middle * (1 - middle) * sum(1 / count for count in counts))
+    real = math.sqrt(share * (1 - share) / counts[0] + other * (1 - other) / counts[1])
+    return normal_power(change, null, real or null, level=level)
+
+
+def normal_power(effect: float, null_sd: float, real_sd: float, *, level: float) -> float:
+    """Return the probability that a two-sided test at `level` finds an effect, from its standard deviations."""
+    if null_sd <= 0 or real_sd <= 0:
+        return 1.0 if effect > 0 else level
+    from scipy.special import ndtr
+
+    return float(ndtr((effect - normal_quantile(1 - level / 2) * null_sd) / real_sd))
+
+
+def times_needed(effect: float, null_sd: float, *, level: float) -> float | None:
+    """Return how many times the data a test needs to find an effect with power 0.8; None if no number is enough."""
+    if effect <= 0:
+        return None
+    return ((normal_quantile(1 - level / 2) + normal_quantile(POWER)) * null_sd / effect) ** 2
+
+
+def normal_quantile(p: float) -> float:
+    """Return the quantile of the standard normal distribution."""
+    from scipy.special import ndtri
+
+    return float(ndtri(p))

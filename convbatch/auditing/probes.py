@@ -1,0 +1,337 @@
+"""Questions that probes answer: what the model knows, whether it obeys, and whether its calls and schemas are valid.
+
+Pure. A probe is a dialogue with a tag (`replies.py`) and checks, or an expected answer; own dialogues may carry the
+tags. Calls and schemas need no tag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convbatch.auditing.finding import LEVEL, Finding, Rules, combine, evidence, percent
+from convbatch.auditing.permutation import (
+    Stratum,
+    difference_test,
+    normal_quantile,
+)
+from convbatch.auditing.replies import (
+    BORDER,
+    CANARY,
+    FACT,
+    LIMIT,
+    PROBES,
+    AuditedReply,
+    Both,
+    Side,
+    by_dialogue,
+    pair_up,
+    repeats_in_order,
+)
+from convbatch.auditing.shares import ShareQuestion, compare_shares
+from convbatch.comparison.stats import Interval
+
+ROUTED = 0.05
+"""Share of replies from another model that `knowledge_border` rules out."""
+FORGOTTEN = 0.6
+"""Share of the answers the reference knows that this other model does not know."""
+_SURE = 0.02
+"""Added to the variance of a question: no question counts for more than about fifty."""
+_MISSED = 0.1
+"""Answers that are added as right and as wrong, so that no question counts as known for certain."""
+_SIMULATED = 1_000
+"""Simulated sets of answers behind the power, at each share."""
+_SHARES = (0.0, 0.01, 0.02, 0.03, 0.04, ROUTED, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
+"""Shares of routed replies that are simulated."""
+COLD_APART = 0.3
+"""Difference in identical repeats at temperature 0 that honest servers of one model may show."""
+LONG_TEXT = 80
+"""Characters of a reply whose end tells whether it was cut."""
+_ENDS = frozenset(".!?。！？…\"'”’」』)）]】}>`*~:：;；|")
+
+
+# --- knowledge border
+
+
+def knowledge_border(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
+    """Compare the answers to questions at the border of what a model knows, question by question.
+
+    A question that the reference always answers right tells most: there, a single wrong answer is rare by chance. So
+    questions are weighted by the inverse of their variance, that of both sides together, which a permutation of the
+    sides leaves as it is. The effect is a share of routed replies: the share that, answered by a model that has
+    forgotten most (`FORGOTTEN`), would lose as many right answers. Effect, interval and power are of simulated answers.
+
+    Source: Knowledge border fingerprints, arXiv:2605.29524; weights and simulation are ours.
+    """
+    turns = pair_up(reference, candidate, by_question, lambda reply: BORDER in reply.tags and reply.passed is not None)
+    if not turns:
+        return None
+    strata = [_answers(both) for both in turns.values()]
+    known = [_mean([_mean(side) for side in sides]) for sides in _sides(strata)]
+    answers = sum(len(one.candidate) for one in strata)
+    routing = _Routing.of(strata, rules)
+    power = routing.power(rules.level) if known[0] > 0 else 0.0
+    wanted = (
+        "questions that the reference can answer" if known[0] < 1 / 4 else f"about {2 * answers:,} answers at each side"
+    )
+    return Finding(
+        question="knowledge_border",
+        detail=f"{len(strata)} questions, {answers} answers: right at {reference.name} {percent(known[0])}, "
+        f"at {candidate.name} {percent(known[1])}",
+        measure="share of answers from a model that knows 40 % of it; negative where the candidate knows more",
+        effect=routing.share(0.5),
+        interval=Interval(routing.share(1 - (1 - LEVEL) / 2), routing.share((1 - LEVEL) / 2)),
+        p=difference_test(routing.strata, draws=rules.draws, seed=rules.seed).p,
+        limit=ROUTED,
+        power=power,
+        needed=wanted,
+        evidence=evidence(
+            [_right_and_wrong(both) for both in sorted(turns.values(), key=_loss) if abs(_loss(both)) > 0]
+        ),
+    )
+
+
+def by_question(reply: AuditedReply) -> tuple[str, int] | bytes:
+    """Key of answers to one question: the prompt, or the place of a turn after live replies."""
+    return reply.prompt if reply.is_fixed else reply.place
+
+
+def _answers(both: Both) -> Stratum:
+    ours, theirs = ([float(bool(reply.passed)) for reply in side] for side in (both.reference, both.candidate))
+    return Stratum(ours, theirs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Routing:
+    """The weighted loss of right answers, and what it is in simulated answers at each share of `_SHARES`."""
+
+    strata: Sequence[Stratum]
+    """With their weights."""
+    observed: float
+    simulated: Any
+    """Array (share, set of answers); the loss in standard deviations, as `observed`."""
+
+    @classmethod
+    def of(cls, strata: Sequence[Stratum], rules: Rules) -> _Routing:
+        """Weight the questions, and simulate candidates that route more and more replies."""
+        import numpy as np
+
+        chance = np.random.default_rng(rules.seed)
+        ours, theirs = (np.array([len(side) for side in sides]) for sides in _sides(strata))
+        right = [np.array([sum(side) for side in sides]) for sides in _sides(strata)]
+        pooled = (right[0] + right[1] + _MISSED) / (ours + theirs + 2 * _MISSED)
+        found: list[Any] = []
+        for share in _SHARES:
+            loss = share * FORGOTTEN
+            base = np.minimum(1.0, pooled / (1 - loss * theirs / (ours + theirs)))
+            size = (_SIMULATED, len(strata))
+            sets = chance.binomial(ours, base, size=size), chance.binomial(theirs, base * (1 - loss), size=size)
+            found.append(_score(*sets, ours, theirs)[0])
+        score, weights = _score(right[0][None], right[1][None], ours, theirs)
+        weighted = [Stratum(one.reference, one.candidate, float(w)) for one, w in zip(strata, weights[0], strict=True)]
+        return cls(strata=weighted, observed=float(score[0]), simulated=np.array(found))
+
+    def power(self, level: float) -> float:
+        """Return how often a test at this level finds a candidate that routes `ROUTED` of its replies."""
+        return float((self.simulated[_SHARES.index(ROUTED)] > normal_quantile(1 - level / 2)).mean())
+
+    def share(self, quantile: float) -> float:
+        """Return the share at which the observed loss is this quantile of the simulated ones; negative for a gain."""
+        import numpy as np
+
+        observed = abs(self.observed)
+        sign = 1.0 if self.observed >= 0 else -1.0
+        below = np.array([(row <= observed).mean() for row in self.simulated])  # falls as the share grows
+        wanted = quantile if sign > 0 else 1 - quantile
+        if below[0] <= wanted:  # less loss than without any routing: mirrored
+            return -sign * float(np.interp(wanted, 1 - below, _SHARES)) if 1 - below[0] < wanted else 0.0
+        return sign * float(np.interp(-wanted, -below, _SHARES))
+
+
+def _score(ours: Any, theirs: Any, of_ours: Any, of_theirs: Any) -> tuple[Any, Any]:
+    """Return the weighted loss of right answers in its standard deviations, and the weights of the questions.
+
+    Args:
+        ours: Right answers of the reference, an array (set, question).
+        theirs: Right answers of the candidate.
+        of_ours: Answers of the reference, by question.
+        of_theirs: Answers of the candidate.
+    """
+    import numpy as np
+
+    share = (ours + theirs) / (of_ours + of_theirs)
+    variance = share * (1 - share)
+    weights = np.minimum(of_ours, of_theirs) / (variance + _SURE)
+    spread = (weights**2 * variance * (1 / of_ours + 1 / of_theirs)).sum(axis=1)
+    loss = (weights * (ours / of_ours - theirs / of_theirs)).sum(axis=1)
+    return np.divide(loss, np.sqrt(spread), out=np.zeros(len(loss)), where=spread > 0), weights
+
+
+def _sides(strata: Sequence[Stratum]) -> tuple[list[Sequence[float]], list[Sequence[float]]]:
+    return [one.reference for one in strata], [one.candidate for one in strata]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _loss(both: Both) -> float:
+    """Return the share of right answers at the candidate minus that at the reference: negative where it knows less."""
+    return _mean([float(bool(one.passed)) for one in both.candidate]) - _mean(
+        [float(bool(one.passed)) for one in both.reference]
+    )
+
+
+def _right_and_wrong(both: Both) -> tuple[AuditedReply | None, AuditedReply | None]:
+    right = next((one for one in both.reference if one.passed), both.reference[0])
+    return right, next((one for one in both.candidate if not one.passed), both.candidate[0])
+
+
+# --- obedience
+
+
+def obedience(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
+    """Compare how often both sides obey: canaries, planted facts, limits and how they are told, temperature 0.
+
+    Each part is a share of replies at both sides; with more than one part, p counts all of them.
+    """
+    names = reference.name, candidate.name
+    parts: list[tuple[str, Finding]] = []
+    rules = dataclasses.replace(rules, questions=rules.questions * len(_PARTS))
+    for name, keep, asked in _PARTS:
+        dialogues = pair_up(reference, candidate, by_dialogue, keep)
+        if not _is_worth_asking(dialogues, name, asked.holds):
+            continue
+        found = compare_shares(asked, dialogues, names, rules)
+        if found is not None:
+            parts.append((name, found))
+    if (cold := _cold(reference, candidate, rules)) is not None:
+        parts.append(("temperature 0", cold))
+    return combine("obedience", parts)
+
+
+def _is_worth_asking(dialogues: Mapping[str, Both], name: str, holds: Callable[[AuditedReply], bool | None]) -> bool:
+    """Whether a part has data; a property that needs no probe, and that no reply has, is no question."""
+    replies = [one for both in dialogues.values() for one in (*both.reference, *both.candidate)]
+    return bool(replies) and (name in (CANARY, FACT, LIMIT) or any(holds(reply) for reply in replies))
+
+
+def _has(tag: str) -> Callable[[AuditedReply], bool]:
+    return lambda reply: tag in reply.tags and reply.passed is not None
+
+
+def _is_no_probe(reply: AuditedReply) -> bool:
+    return reply.passed is not None and reply.tags.isdisjoint(PROBES)
+
+
+def _passed(reply: AuditedReply) -> bool | None:
+    return reply.passed
+
+
+def _is_limited(reply: AuditedReply) -> bool:
+    return reply.max_output_tokens is not None
+
+
+def _is_told(reply: AuditedReply) -> bool | None:
+    """Whether the reply says that it was cut at the limit."""
+    return reply.finish_reason == "length"
+
+
+def _exceeds(reply: AuditedReply) -> bool | None:
+    """Whether the visible text alone is above the limit: some servers do not limit reasoning."""
+    if reply.visible_tokens is None or reply.max_output_tokens is None:
+        return None
+    return reply.visible_tokens > reply.max_output_tokens
+
+
+def _is_whole(reply: AuditedReply) -> bool:
+    return reply.finish_reason == "stop" and len(reply.text or "") >= LONG_TEXT
+
+
+def _breaks_off(reply: AuditedReply) -> bool | None:
+    """Whether a reply that says it is complete ends in the middle of a sentence."""
+    text = (reply.text or "").rstrip()
+    return bool(text) and text[-1] not in _ENDS
+
+
+def _is_cut(reply: AuditedReply) -> bool | None:
+    return reply.is_history_cut
+
+
+_PARTS: tuple[tuple[str, Callable[[AuditedReply], bool], ShareQuestion], ...] = (
+    (CANARY, _has(CANARY), ShareQuestion(question="obedience", words="canaries that come back", holds=_passed)),
+    (FACT, _has(FACT), ShareQuestion(question="obedience", words="planted facts that come back", holds=_passed)),
+    (LIMIT, _has(LIMIT), ShareQuestion(question="obedience", words="limits that are kept", holds=_passed)),
+    (
+        "checks",
+        _is_no_probe,
+        ShareQuestion(question="obedience", words="replies that pass their checks", holds=_passed),
+    ),
+    (
+        "told limits",
+        _is_limited,
+        ShareQuestion(question="obedience", words="replies that say they were cut", holds=_is_told),
+    ),
+    (
+        "above limits",
+        _is_limited,
+        ShareQuestion(question="obedience", words="replies above their limit", holds=_exceeds),
+    ),
+    (
+        "broken off",
+        _is_whole,
+        ShareQuestion(question="obedience", words="complete replies that break off", holds=_breaks_off),
+    ),
+    (
+        "history",
+        lambda reply: True,
+        ShareQuestion(question="obedience", words="replies to a cut history", holds=_is_cut),
+    ),
+)
+"""Name, replies that can be tested, and the property, of each part."""
+
+
+def _cold(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
+    """Compare how often repeats at temperature 0 are identical; servers differ in it, so that only much counts."""
+    dialogues = pair_up(reference, candidate, by_dialogue, lambda one: one.is_fixed and one.temperature == 0)
+    alike = {name: Both(_with_alike(both.reference), _with_alike(both.candidate)) for name, both in dialogues.items()}
+    alike = {name: both for name, both in alike.items() if both.reference and both.candidate}
+    asked = ShareQuestion(
+        question="obedience", words="repeats that are identical", holds=_passed, limit=0.5, tolerance=COLD_APART
+    )
+    return compare_shares(asked, alike, (reference.name, candidate.name), rules) if alike else None
+
+
+def _with_alike(replies: Sequence[AuditedReply]) -> list[AuditedReply]:
+    """Return the first reply of each pair of repeats; it has `passed` if the second one has the same text."""
+    return [dataclasses.replace(one, passed=one.text == other.text) for one, other in repeats_in_order(replies)]
+
+
+# --- tools
+
+
+def tools(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
+    """Compare the shares of valid tool calls and of outputs that fit the schema they were asked for."""
+    names = reference.name, candidate.name
+    parts: list[tuple[str, Finding]] = []
+    for name, keep, asked in _VALID:
+        dialogues = pair_up(reference, candidate, by_dialogue, keep)
+        if dialogues and (found := compare_shares(asked, dialogues, names, rules)) is not None:
+            parts.append((name, found))
+    return combine("tools", parts)
+
+
+_VALID: tuple[tuple[str, Callable[[AuditedReply], bool], ShareQuestion], ...] = (
+    (
+        "calls",
+        lambda reply: reply.calls_are_valid is not None,
+        ShareQuestion(question="tools", words="replies with valid calls", holds=lambda reply: reply.calls_are_valid),
+    ),
+    (
+        "schemas",
+        lambda reply: reply.fits_schema is not None,
+        ShareQuestion(question="tools", words="replies that fit their schema", holds=lambda reply: reply.fits_schema),
+    ),
+)

@@ -1,0 +1,156 @@
+"""The questions of an audit as pure functions: what they find, what they must not, and published values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.cheats import CHEATS, HONEST, Model, Size, replies
+from convbatch.auditing.finding import Finding, Rules, decide, exact_limit
+from convbatch.auditing.judge import JudgedPair, Pair, judge
+from convbatch.auditing.permutation import Stratum, difference_test, fisher, share_interval
+from convbatch.auditing.replies import AuditedReply, Side, without_copies
+from convbatch.comparison.stats import Interval
+
+SMALL = Size(border=16, behaviour=16, repeats=5, border_times=1)
+RULES = Rules(draws=499)
+
+
+def judged(cheat: str, *, seed: int = 3, size: Size = SMALL, draws: int = 999) -> JudgedPair:
+    chance = np.random.default_rng(seed)
+    model = Model((seed,))
+    sides = [replies(model, size, chance) for _ in range(2)]
+    changed = (HONEST | CHEATS)[cheat](sides[1], model, size, chance)
+    pair = Pair(reference=Side(name="reference", replies=sides[0]), candidate=Side(name="candidate", replies=changed))
+    return judge([pair], draws=draws).pairs[0]
+
+
+@pytest.mark.parametrize(
+    ("cheat", "question"),
+    [
+        ("another name", "served_name"),
+        ("hidden system prompt", "input_counts"),
+        ("output counts + 30 %", "output_counts"),
+        ("replayed (all)", "replay"),
+        ("another model", "knowledge_border"),
+        ("another model", "distribution"),
+        ("system prompt dropped", "obedience"),
+        ("truncated, says stop", "obedience"),
+    ],
+)
+def test_a_cheat_is_found_by_the_question_made_for_it(cheat: str, question: str) -> None:
+    pair = judged(cheat)
+    assert pair.verdict == "different"
+    found = next(one for one in pair.questions if one.finding.question == question)
+    assert found.verdict == "different"
+    assert found.finding.evidence
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_honest_gateways_that_differ_in_dull_ways_are_not_different(kind: str) -> None:
+    assert judged(kind).verdict != "different"
+
+
+def test_a_small_sample_is_never_consistent() -> None:
+    pair = judged("honest", size=Size(border=3, behaviour=4, repeats=2, border_times=1))
+    assert pair.verdict == "inconclusive"
+    assert all(one.finding.needed for one in pair.questions if one.verdict == "inconclusive")
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.booleans(), min_size=1, max_size=4), st.lists(st.booleans(), min_size=1, max_size=4)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_swapping_the_sides_negates_the_effect(values: list[tuple[list[bool], list[bool]]]) -> None:
+    one = difference_test([Stratum(list(map(float, a)), list(map(float, b))) for a, b in values], draws=99, seed=1)
+    other = difference_test([Stratum(list(map(float, b)), list(map(float, a))) for a, b in values], draws=99, seed=1)
+    assert one.effect == pytest.approx(-other.effect)
+    assert 0 < one.p <= 1
+
+
+def test_the_p_of_a_permutation_is_uniform_for_one_model() -> None:
+    chance = np.random.default_rng(5)
+    ps = [
+        difference_test([Stratum(list(x[:4]), list(x[4:])) for x in chance.normal(size=(6, 8))], draws=99, seed=n).p
+        for n in range(200)
+    ]
+    assert sum(p <= 0.1 for p in ps) <= 33  # binomial, 0.1 of 200: 20, and three standard deviations
+
+
+def test_published_values() -> None:
+    assert fisher([8, 1], [10, 6]) == pytest.approx(0.034965, abs=1e-6)  # the example of scipy.stats.fisher_exact
+    # Newcombe 1998, table II, example (a): 56/70 and 48/80, method 10
+    assert share_interval(48 / 80, 56 / 70, (80, 70), level=0.95) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    assert exact_limit(20) == pytest.approx(0.1684, abs=1e-4)  # Clopper and Pearson, 0 of 20
+
+
+def finding(**changes: object) -> Finding:
+    base = Finding(question="replay", detail="", effect=0.01, interval=Interval(-0.1, 0.1), p=0.5, limit=0.2, power=0.9)
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "p_holm", "verdict"),
+    [
+        ({}, 1.0, "consistent"),
+        ({"power": 0.7}, 1.0, "inconclusive"),
+        ({"interval": Interval(-0.1, 0.25)}, 1.0, "inconclusive"),
+        ({"interval": None}, 1.0, "inconclusive"),
+        ({"open": "why"}, 1.0, "inconclusive"),
+        ({"p": 0.04}, 0.4, "inconclusive"),
+        ({"p": 0.001}, 0.01, "different"),
+        ({"p": 0.001, "tolerance": 0.05}, 0.01, "consistent"),
+        ({"p": None}, None, "inconclusive"),
+    ],
+)
+def test_consistent_takes_power_and_an_interval_and_different_takes_a_small_p(
+    changes: dict[str, object], p_holm: float | None, verdict: str
+) -> None:
+    assert decide(finding(**changes), p_holm, alpha=0.05) == verdict
+
+
+def side(*texts: str, temperature: float | None = 0.0, prompts: int = 12) -> Side:
+    return Side(
+        name="s",
+        replies=[
+            AuditedReply(dialogue=f"d{n}", prompt=b"%d" % n, repeat=repeat, text=f"{text} {n}", temperature=temperature)
+            for n in range(prompts)
+            for repeat, text in enumerate(texts, 1)
+        ],
+    )
+
+
+def test_copies_of_one_reply_count_once_and_only_where_both_sides_give_copies() -> None:
+    long = "a long reply that no two draws would ever give alike"
+    copied, drawn = side("a", "a", "a"), side("a", "b", "c")
+    assert [len(one.replies) for one in without_copies([copied, copied])] == [12, 12]
+    assert [len(one.replies) for one in without_copies([copied, drawn])] == [36, 36]
+    warm = side("1912", "1912", temperature=1.0)  # short answers may well be alike
+    assert [len(one.replies) for one in without_copies([warm, warm])] == [24, 24]
+    warm = side(long, long, temperature=1.0)
+    assert [len(one.replies) for one in without_copies([warm, warm])] == [12, 12]
+
+
+def test_input_counts_of_two_protocols_may_differ_by_a_frame() -> None:
+    def counted(name: str, protocol: str, more: int) -> Side:
+        made = [
+            AuditedReply(dialogue=f"d{n}", prompt=b"%d" % n, text="x", input_tokens=20 + n + more) for n in range(20)
+        ]
+        return Side(name=name, protocol=protocol, replies=made)
+
+    def verdict(protocol: str, more: int) -> str:
+        pair = Pair(reference=counted("a", "openai", 0), candidate=counted("b", protocol, more))
+        found = judge([pair], draws=99).pairs[0].questions
+        return next(one.verdict for one in found if one.finding.question == "input_counts")
+
+    assert verdict("openai", 0) == "consistent"
+    assert verdict("openai", 4) == "different"
+    assert verdict("gemini", 4) == "inconclusive"
+    assert verdict("gemini", 60) == "different"
