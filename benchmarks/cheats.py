@@ -7,6 +7,7 @@ probability. A world draws a model and the replies of both sides; a cheat change
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ WORDS = ["the", "answer", "depends", "on", "what", "you", "mean", "by", "it", "t
 MORE_WORDS = ["year", "because", "most", "people", "would", "say", "that", "this", "is", "not", "quite", "true", "and"]
 OPENINGS = ["Sure. ", "Well, ", "In short: ", "I think ", "As far as I know, ", "The ", "It is ", "Good question. "]
 SEED = 17
+_CHOICE = np.array([*WORDS, *MORE_WORDS])
 DRAWS = 1_999
 Chance = np.random.Generator
 
@@ -44,13 +46,16 @@ class Model:
     skill: float = 0.9
     """Mean probability of knowing the answer to a border question."""
 
+    @functools.cache  # noqa: B019  # worlds are few and short-lived
     def opening_chances(self, prompt: int) -> np.ndarray:
         return np.random.default_rng([*self.seed, prompt]).dirichlet([0.5] * len(OPENINGS))
 
+    @functools.cache  # noqa: B019  # as above
     def knows(self, question: int) -> float:
         """Return the probability of the right answer to a question: mostly near 0 or 1."""
         return float(np.random.default_rng([*self.seed, 7, question]).beta(2 * self.skill, 2 * (1 - self.skill)))
 
+    @functools.cache  # noqa: B019  # as above
     def length(self, prompt: int) -> float:
         return float(np.random.default_rng([*self.seed, 8, prompt]).uniform(1.5, 4.0))
 
@@ -58,7 +63,7 @@ class Model:
         chances = self.opening_chances(prompt) ** (1 / max(heat, 0.05))
         opening = OPENINGS[chance.choice(len(OPENINGS), p=chances / chances.sum())]
         count = max(2, int(np.exp(chance.normal(self.length(prompt), 0.3))))
-        return opening + " ".join(chance.choice([*WORDS, *MORE_WORDS], count)) + "."
+        return opening + " ".join(_CHOICE[chance.integers(len(_CHOICE), size=count)]) + "."
 
 
 def tokens(text: str) -> int:

@@ -186,6 +186,21 @@ def _slope(pairs: Sequence[tuple[int, int]]) -> float | None:
     return statistics.linear_regression(*zip(*pairs, strict=True)).slope
 
 
+# --- counts that contradict themselves
+
+
+def contradictory_counts(side: Side) -> Finding | None:
+    """Return that some counts cannot be right, as an open question about money; None if all can.
+
+    Translated usage has such counts at honest gateways as well: a bill can tell, replies alone cannot.
+    """
+    odd = [reply for reply in side.replies if reply.counts_agree is False]
+    if not odd:
+        return None
+    told = f"{side.name}: the counts of {len(odd):,} of {len(side.replies):,} replies contradict themselves"
+    return untested("money", told, needed="the gateway's bill: --bill FILE.csv")
+
+
 # --- output counts
 
 

@@ -76,7 +76,9 @@ class Finding:
     tolerance: float = 0.0
     """Effects up to this size are no difference: honest gateways have them."""
     power: float | None = None
-    """Probability that these data find an effect of `limit`."""
+    """Probability that these data find an effect of the size `power_for`."""
+    power_for: float | None = None
+    """None: the limit."""
     needed: str | None = None
     """What it would take to find such an effect, with power 0.8."""
     open: str | None = None

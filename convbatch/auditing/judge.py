@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from convbatch.auditing.counts import input_counts, output_counts, reasoning_tokens, served_name
+from convbatch.auditing.counts import contradictory_counts, input_counts, output_counts, reasoning_tokens, served_name
 from convbatch.auditing.finding import DRAWS, QUESTIONS, AuditVerdict, Finding, Question, Rules, decide
 from convbatch.auditing.probes import knowledge_border, obedience, tools
 from convbatch.auditing.replies import Side, without_copies
@@ -134,7 +134,8 @@ def _findings(pair: Pair, rules: Rules) -> list[Finding]:
     sides = pair.reference, pair.candidate
     independent = without_copies(sides)
     found = [ask(*(sides if name in _ABOUT_COPIES else independent), rules) for name, ask in _ASK.items()]
-    return [one for one in (*found, pair.money) if one is not None]
+    money = pair.money or contradictory_counts(pair.candidate)
+    return [one for one in (*found, money) if one is not None]
 
 
 def _copy_notes(pairs: Sequence[Pair]) -> Iterator[str]:
@@ -142,4 +143,4 @@ def _copy_notes(pairs: Sequence[Pair]) -> Iterator[str]:
         sides = pair.reference, pair.candidate
         if any(len(one.replies) < len(side.replies) for one, side in zip(without_copies(sides), sides, strict=True)):
             names = f"{pair.candidate.name} and {pair.reference.name}"
-            yield f"{names}: repeats are copies at both sides (temperature 0, or a seed): each counts once"
+            yield f"{names}: repeats that are copies at both sides (temperature 0, or a seed) count once"

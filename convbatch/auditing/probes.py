@@ -33,8 +33,8 @@ from convbatch.auditing.replies import (
 from convbatch.auditing.shares import ShareQuestion, compare_shares
 from convbatch.comparison.stats import Interval
 
-ROUTED = 0.05
-"""Share of replies from another model that `knowledge_border` rules out."""
+ROUTED, ROUTED_FOUND = 0.05, 0.1
+"""Share of replies from another model that `knowledge_border` rules out, and the one that its power is for."""
 FORGOTTEN = 0.6
 """Share of the answers the reference knows that this other model does not know."""
 _SURE = 0.02
@@ -43,7 +43,7 @@ _MISSED = 0.1
 """Answers that are added as right and as wrong, so that no question counts as known for certain."""
 _SIMULATED = 1_000
 """Simulated sets of answers behind the power, at each share."""
-_SHARES = (0.0, 0.01, 0.02, 0.03, 0.04, ROUTED, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
+_SHARES = (0.0, 0.01, 0.02, 0.03, 0.04, ROUTED, 0.06, 0.08, ROUTED_FOUND, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 """Shares of routed replies that are simulated."""
 COLD_APART = 0.3
 """Difference in identical repeats at temperature 0 that honest servers of one model may show."""
@@ -86,6 +86,7 @@ def knowledge_border(reference: Side, candidate: Side, rules: Rules) -> Finding 
         p=difference_test(routing.strata, draws=rules.draws, seed=rules.seed).p,
         limit=ROUTED,
         power=power,
+        power_for=ROUTED_FOUND,
         needed=wanted,
         evidence=evidence(
             [_right_and_wrong(both) for both in sorted(turns.values(), key=_loss) if abs(_loss(both)) > 0]
@@ -134,8 +135,8 @@ class _Routing:
         return cls(strata=weighted, observed=float(score[0]), simulated=np.array(found))
 
     def power(self, level: float) -> float:
-        """Return how often a test at this level finds a candidate that routes `ROUTED` of its replies."""
-        return float((self.simulated[_SHARES.index(ROUTED)] > normal_quantile(1 - level / 2)).mean())
+        """Return how often a test at this level finds a candidate that routes `ROUTED_FOUND` of its replies."""
+        return float((self.simulated[_SHARES.index(ROUTED_FOUND)] > normal_quantile(1 - level / 2)).mean())
 
     def share(self, quantile: float) -> float:
         """Return the share at which the observed loss is this quantile of the simulated ones; negative for a gain."""
@@ -207,8 +208,9 @@ def obedience(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
         found = compare_shares(asked, dialogues, names, rules)
         if found is not None:
             parts.append((name, found))
-    if (cold := _cold(reference, candidate, rules)) is not None:
-        parts.append(("temperature 0", cold))
+    for name, extra in (("temperature 0", _cold(reference, candidate, rules)), ("history", _cut(reference, candidate))):
+        if extra is not None:
+            parts.append((name, extra))
     return combine("obedience", parts)
 
 
@@ -256,10 +258,6 @@ def _breaks_off(reply: AuditedReply) -> bool | None:
     return bool(text) and text[-1] not in _ENDS
 
 
-def _is_cut(reply: AuditedReply) -> bool | None:
-    return reply.is_history_cut
-
-
 _PARTS: tuple[tuple[str, Callable[[AuditedReply], bool], ShareQuestion], ...] = (
     (CANARY, _has(CANARY), ShareQuestion(question="obedience", words="canaries that come back", holds=_passed)),
     (FACT, _has(FACT), ShareQuestion(question="obedience", words="planted facts that come back", holds=_passed)),
@@ -284,13 +282,29 @@ _PARTS: tuple[tuple[str, Callable[[AuditedReply], bool], ShareQuestion], ...] = 
         _is_whole,
         ShareQuestion(question="obedience", words="complete replies that break off", holds=_breaks_off),
     ),
-    (
-        "history",
-        lambda reply: True,
-        ShareQuestion(question="obedience", words="replies to a cut history", holds=_is_cut),
-    ),
 )
 """Name, replies that can be tested, and the property, of each part."""
+
+
+def _cut(reference: Side, candidate: Side) -> Finding | None:
+    """Return that a provider says it removed something from the history, where the reference's does not; else None."""
+    dialogues = pair_up(reference, candidate, by_dialogue, lambda reply: True)
+    odd = [both for both in dialogues.values() if _says_cut(both.candidate) and not _says_cut(both.reference)]
+    if not odd:
+        return None
+    return Finding(
+        question="obedience",
+        detail=f"in {len(odd)} of {len(dialogues)} dialogues the provider of {candidate.name} removed a part of it",
+        measure="share of dialogues whose history was cut",
+        effect=len(odd) / len(dialogues),
+        interval=Interval(len(odd) / len(dialogues), 1.0),
+        p=0.0,
+        evidence=evidence([(None, next(one for one in both.candidate if one.is_history_cut)) for both in odd]),
+    )
+
+
+def _says_cut(replies: Sequence[AuditedReply]) -> bool:
+    return any(reply.is_history_cut for reply in replies)
 
 
 def _cold(reference: Side, candidate: Side, rules: Rules) -> Finding | None:

@@ -19,7 +19,7 @@ SHOWN_ON_TERMINAL = 2
 """Pieces of evidence of a question; Markdown and JSON have all."""
 REPLY_SHOWN, PROMPT_SHOWN = 160, 100
 _STYLES: dict[AuditVerdict, str] = {"different": "bold red", "inconclusive": "yellow", "consistent": "green"}
-_HEADINGS = ("question", "verdict", "effect", "95 % interval", "p, Holm", "power", "rules out")
+_HEADINGS = ("question", "verdict", "effect", "95 % interval", "p, Holm", "power", "for")
 
 
 def audit_content(audit: Audit) -> Content:
@@ -64,7 +64,8 @@ def question_record(one: JudgedQuestion) -> dict[str, Any]:
         "p": finding.p,
         "p_holm": one.p_holm,
         "power": finding.power,
-        "power_for": finding.limit if finding.power is not None else None,
+        "power_for": None if finding.power is None else finding.power_for or finding.limit,
+        "ruled_out": finding.limit if one.verdict == "consistent" else None,
         "needed": needed(one),
         "detail": finding.detail,
         "evidence": [_evidence_record(each) for each in finding.evidence],
@@ -133,7 +134,7 @@ def _rows(pair: JudgedPair) -> Iterator[list[str]]:
             tables.NONE if finding.interval is None else _interval(finding.interval),
             tables.NONE if one.p_holm is None else f"{one.p_holm:.2g}",
             tables.NONE if finding.power is None else f"{finding.power:.2f}",
-            tables.NONE if not finding.limit else _number(finding.limit),
+            tables.NONE if not finding.limit else _number(finding.power_for or finding.limit),
         ]
 
 

@@ -1,46 +1,127 @@
-"""`convbatch audit`: judge runs that are there, print the audit, write its files."""
+"""`convbatch audit`: with --plan run the shipped probes first; judge runs, print the audit, write its files."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from convbatch.auditing.audit import Bill, audit_runs
+from convbatch.auditing.plan import REPEATS, probe_dataset
 from convbatch.auditing.render import AUDIT_PARTS, audit_content, to_json, to_terminal
 from convbatch.console.text import ignoring_broken_pipe, printable_json
 from convbatch.errors import SetupError
-from convbatch.exit_codes import ExitCode
+from convbatch.exit_codes import ExitCode, worst
 from convbatch.results.export import check_files, write_files
+from convbatch.session.options import REPORT_SUFFIXES, RunOptions
 
 
-def run_audit(
-    runs: Sequence[str],
-    *,
-    reference: str | None,
-    alpha: float,
-    bill: Path | None,
-    bill_form: str | None,
-    config: Path | None,
-    as_json: bool,
-    out: Sequence[Path],
-) -> ExitCode:
-    """Judge runs, print the audit and return its exit code."""
-    check_files(out, AUDIT_PARTS)
-    if not 0 < alpha < 0.5:
-        raise SetupError("--alpha must be between 0 and 0.5", found=f"{alpha:g}")
-    if bill is None and bill_form is not None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """The run of `--plan`."""
+
+    models: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    budget: str | None = None
+    repeats: int | None = None
+    language: str = "en"
+    datasets: tuple[Path, ...] = ()
+    """Own dialogues to mix in."""
+    concurrency: int | None = None
+    rpm: int | None = None
+    env_file: Path | None = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Options that were given and need `--plan`."""
+        names = {"models": "-m", "gateways": "-g", "datasets": "--with", "env_file": "--env-file"}
+        fields = dataclasses.fields(self)
+        changed = [field.name for field in fields if getattr(self, field.name) != field.default]
+        return tuple(names.get(name, f"--{name}") for name in changed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRequest:
+    """What the command line asks for."""
+
+    runs: tuple[str, ...]
+    reference: str | None
+    alpha: float
+    bill: Path | None
+    bill_form: str | None
+    config: Path | None
+    as_json: bool
+    out: tuple[Path, ...]
+    plan: PlanRequest | None
+    unplanned: tuple[str, ...]
+    """Options of a plan that were given without `--plan`."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files to write; with a plan, another path is the run folder."""
+        if self.plan is None:
+            return self.out
+        return tuple(path for path in self.out if path.suffix.lower() in REPORT_SUFFIXES)
+
+
+def run_audit(request: AuditRequest) -> ExitCode:
+    """Run the plan, judge, print the audit; return the worse exit code of run and audit."""
+    _check(request)
+    code, runs = ExitCode.OK, list(request.runs)
+    if request.plan is not None:
+        code, folder = _run_plan(request, request.plan)
+        if code in (ExitCode.BUG, ExitCode.JOURNAL, ExitCode.INTERRUPTED):
+            return code
+        runs.append(str(folder))
+    return worst(code, _judge(request, runs))
+
+
+def _check(request: AuditRequest) -> None:
+    """Refuse what cannot work, before anything is sent or read."""
+    if request.plan is None and request.unplanned:
+        raise SetupError(f"{', '.join(request.unplanned)}: only with --plan", hint="add --plan, or leave them out")
+    if request.plan is None and not request.runs:
+        raise SetupError(
+            "no run to audit", hint="name one, such as `latest`, or run the probes: --plan -m MODEL -g A -g B"
+        )
+    if request.plan is not None and len(request.plan.gateways) + len(request.plan.models) < 2:
+        raise SetupError("--plan needs a model at two gateways", hint="-m MODEL -g A -g B, or -m MODEL@A -m MODEL@B")
+    if not 0 < request.alpha < 0.5:
+        raise SetupError("--alpha must be between 0 and 0.5", found=f"{request.alpha:g}")
+    if request.bill is None and request.bill_form is not None:
         raise SetupError("--bill-form without --bill", hint="name the usage log: --bill FILE.csv")
-    found = audit_runs(
-        runs,
-        reference=reference,
-        alpha=alpha,
-        bill=None if bill is None else Bill(path=bill, form=bill_form, config=config),
+    check_files(request.files, AUDIT_PARTS)
+
+
+def _run_plan(request: AuditRequest, plan: PlanRequest) -> tuple[ExitCode, Path]:
+    from convbatch.cli.run import run_quietly
+
+    options = RunOptions(
+        datasets=(),
+        in_memory=probe_dataset(plan.language, plan.datasets),
+        models=plan.models,
+        gateways=plan.gateways,
+        config=request.config,
+        env_file=plan.env_file,
+        repeats=plan.repeats or REPEATS,
+        max_cost=plan.budget,
+        concurrency=plan.concurrency,
+        rpm=plan.rpm,
+        out=tuple(path for path in request.out if path not in request.files),
+        progress=True,
     )
+    return run_quietly(options, prints_table=not request.as_json)
+
+
+def _judge(request: AuditRequest, runs: Sequence[str]) -> ExitCode:
+    bill = None if request.bill is None else Bill(path=request.bill, form=request.bill_form, config=request.config)
+    found = audit_runs(runs, reference=request.reference, alpha=request.alpha, bill=bill)
     try:
-        write_files(audit_content(found), out)
+        write_files(audit_content(found), request.files)
     finally:
         with ignoring_broken_pipe():
-            if as_json:
+            if request.as_json:
                 print(printable_json(to_json(found).decode()), end="")  # noqa: T201
             else:
                 to_terminal(found)

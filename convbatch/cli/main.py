@@ -630,7 +630,10 @@ def view(
 @app.command(cls=Command)
 @guarded
 def audit(
-    runs: RunArguments,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN...]", help="Run folders, their names under results/, `latest`, or RUN:target."),
+    ] = None,
     reference: Annotated[
         str | None,
         typer_option("--reference", metavar="GATEWAY", help="Gateway or target to trust; default: the first."),
@@ -647,28 +650,80 @@ def audit(
         str | None,
         typer.Option("--bill-form", metavar="NAME", help="Format of the usage log: new-api, or a [bills.NAME] table."),
     ] = None,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Configuration file with [bills].")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Run the shipped probes first.", rich_help_panel="Plan")] = False,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("-m", "--model", help="model@gateway, or a model for every -g.", rich_help_panel="Plan"),
+    ] = None,
+    gateways: Annotated[
+        list[str] | None,
+        typer.Option("-g", "--gateway", help="Gateways that serve the model.", rich_help_panel="Plan"),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="1USD", help="Cost cap; exit 4 when reached.", rich_help_panel="Plan"),
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", min=2, help="Repeats of each probe; default 16.", rich_help_panel="Plan")
+    ] = None,
+    language: Annotated[
+        str, typer.Option("--language", metavar="en|zh", help="Language of the probes.", rich_help_panel="Plan")
+    ] = "en",
+    with_datasets: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with", metavar="DATASET", help="Mix these dialogues in.", readable=False, rich_help_panel="Plan"
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option("-j", "--concurrency", min=1, help="In flight per target.", rich_help_panel="Plan")
+    ] = None,
+    rpm: Annotated[
+        int | None, typer.Option("--rpm", min=1, help="Requests per minute, per quota owner.", rich_help_panel="Plan")
+    ] = None,
+    env_file: Annotated[
+        Path | None, typer.Option("--env-file", help="Read keys from this file.", rich_help_panel="Plan")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Configuration file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
-        list[Path] | None, typer.Option("-o", "--out", help="Write FILE.md or .json as well; repeatable.")
+        list[Path] | None,
+        typer.Option(
+            "-o", "--out", metavar="PATH", help="Write FILE.md or .json as well; with --plan, the run folder."
+        ),
     ] = None,
 ) -> None:
     """Test whether targets that claim one model are one model. Exit 0 consistent, 1 different, 3 inconclusive.
 
     Example: convbatch audit latest --reference google
     """
-    from convbatch.cli.audit import run_audit
+    from convbatch.cli.audit import AuditRequest, PlanRequest, run_audit
 
+    asked = PlanRequest(
+        models=tuple(models or ()),
+        gateways=tuple(gateways or ()),
+        budget=budget,
+        repeats=repeats,
+        language=language,
+        datasets=tuple(with_datasets or ()),
+        concurrency=concurrency,
+        rpm=rpm,
+        env_file=env_file,
+    )
     raise typer.Exit(
         run_audit(
-            runs,
-            reference=reference,
-            alpha=alpha,
-            bill=bill,
-            bill_form=bill_form,
-            config=config,
-            as_json=json,
-            out=out or (),
+            AuditRequest(
+                runs=tuple(runs or ()),
+                reference=reference,
+                alpha=alpha,
+                bill=bill,
+                bill_form=bill_form,
+                config=config,
+                as_json=json,
+                out=tuple(out or ()),
+                plan=asked if plan else None,
+                unplanned=() if plan else asked.given,
+            )
         )
     )
 

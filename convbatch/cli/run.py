@@ -83,6 +83,13 @@ def _run(options: RunOptions, watch: Watch | None) -> ExitCode:
     return finish_watched(spec, watch, lambda watched: _finish_and_write(watched, options))
 
 
+def run_quietly(options: RunOptions, *, prints_table: bool) -> tuple[ExitCode, Path]:
+    """Prepare and run a new run for another command; return the exit code and the run folder."""
+    spec = prepare_run(options)
+    _log_lines([*plan_lines(spec, options), f"  folder: {_display_folder(spec.folder)}"])
+    return _finish(spec, as_json=not prints_table), spec.folder.path
+
+
 def _check_outputs(reports: Sequence[Path], fail_under: str | None, *, run_folder: Path | None = None) -> None:
     """Refuse files of `-o` that could not be written, before anything is sent."""
     if reports:

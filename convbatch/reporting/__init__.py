@@ -1,1 +1,1 @@
-"""Reports on usage and cost, audits, usage logs."""
+"""Reports on usage and cost, usage logs."""

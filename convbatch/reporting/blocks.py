@@ -1,6 +1,6 @@
-"""The bill and the audit on a terminal: blocks that a person can read at 80 columns, from the frames of their sections.
+"""The bill on a terminal: blocks that a person can read at 80 columns, from the frames of its sections.
 
-Which lines and findings there are is decided by `usage_log.py` and `audit.py`; Markdown and JSON have all columns.
+Which lines there are is decided by `usage_log.py`; Markdown and JSON have all columns.
 """
 
 from __future__ import annotations
@@ -19,22 +19,6 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 """A row of a frame with plain values; null is None."""
-
-_VERDICTS = {"differs": "bold red", "same": "green", "inconclusive": "yellow"}
-
-
-def print_audit(console: Console, rows: Sequence[Record]) -> None:
-    """Print a block per pair of gateways, with a paragraph per finding."""
-    for (model, one, other), findings in groupby(rows, key=lambda row: (row["model"], row["one"], row["other"])):
-        tables.print_note(console, f"{model}: {one} and {other}", "bold")
-        for row in findings:
-            differing = f", {row['differing']:,} differ" if row["differing"] else ""
-            head = f"{row['verdict']:<12}  {row['finding']:<17}  {row['tested']:,} tested{differing}"
-            tables.print_note(console, head, _VERDICTS.get(row["verdict"], ""), indent=2)
-            for part in row["detail"].split("; "):
-                tables.print_note(console, part, indent=4)
-            if row["examples"]:
-                tables.print_note(console, f"e.g. {row['examples']}", "dim", indent=4)
 
 
 def print_bill(console: Console, rows: Sequence[Record]) -> None:

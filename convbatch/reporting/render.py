@@ -16,7 +16,7 @@ from convbatch.console import tables
 from convbatch.console.markdown import md, md_row
 from convbatch.console.text import printable, shorten
 from convbatch.pricing import display_amount, exact
-from convbatch.reporting.blocks import print_audit, print_bill, print_bill_lines
+from convbatch.reporting.blocks import print_bill, print_bill_lines
 from convbatch.reporting.section import Section
 from convbatch.results.columns import Column, unit_of
 from convbatch.results.export import Content, Part, json_bytes
@@ -117,7 +117,6 @@ _HEADINGS = {
 _PROSE = ("example", "examples", "detail")
 """Columns of text that wraps between words."""
 _BLOCKS: Mapping[str, Callable[[Console, Sequence[Mapping[str, Any]]], None]] = {
-    "audit": print_audit,
     "bill": print_bill,
     "bill_lines": print_bill_lines,
 }

@@ -23,7 +23,6 @@ from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import shell_quote
 from convbatch.pricing import Money
 from convbatch.reporting.aggregate import Sizes, turns_with_attempts
-from convbatch.reporting.audit import audit
 from convbatch.reporting.caching import CACHING, CacheTotals
 from convbatch.reporting.latency import STREAMS, StreamTotals
 from convbatch.reporting.runs import ReportedRun, Runs, load_runs
@@ -190,8 +189,8 @@ def sections(
         currency: As for `report`.
         bill: A gateway's usage log (CSV) to match with the journals.
         bill_form: Name of its form; None detects it.
-        filters: Count only the turns that match. Judge calls and the audit are of whole runs: their sections are left
-            out, and a usage log cannot be matched.
+        filters: Count only the turns that match. Judge calls are of whole runs: their section is left out, and a
+            usage log cannot be matched.
 
     Raises:
         SetupError: As for `report`, the form of the usage log is unclear, or no turn matches the filters.
@@ -221,8 +220,7 @@ def sections_of(
     loaded = [reported.run for reported in reported_runs]
     billed = [] if log is None or log.file is None else _billed(loaded, log.file, log.form, log.config)
     data = _read_runs(reported_runs, keys, matcher)
-    audited = None if matcher.filters else audit(loaded)
-    notes = (*_filter_note(matcher), *_notes(data, keys))
+    notes = (*_filter_note(matcher), *_notes(data, keys), *_audit_notes(reported_runs))
     return [
         Section(key="usage", title="Usage and cost", frame=_usage(data, keys), notes=notes),
         Section(key="totals", title="Total", frame=_totals(data)),
@@ -234,7 +232,6 @@ def sections_of(
         *_streams(data),
         *_tool_calls(data),
         *([] if matcher.filters else _judges(reported_runs)),
-        *([] if audited is None else [audited]),
         *billed,
     ]
 
@@ -243,7 +240,19 @@ def _filter_note(matcher: Matcher) -> Iterator[str]:
     if matcher.filters:
         tally = matcher.tally
         what = f"Only {count_of(tally.matched, 'turn')} of {tally.seen:,}: {matcher.filters}."
-        yield f"{what} Judge calls and the audit are left out."
+        yield f"{what} Judge calls are left out."
+
+
+def _audit_notes(reported_runs: Sequence[ReportedRun]) -> Iterator[str]:
+    """Yield where `convbatch audit` has something to compare: a model at several gateways."""
+    found: dict[str, dict[str, None]] = {}
+    for reported in reported_runs:
+        for target in reported.run.manifest.targets:
+            found.setdefault(target.model, {})[target.gateway.name] = None
+    runs = " ".join(shell_quote(reported.run.path) for reported in reported_runs)
+    for model, gateways in found.items():
+        if len(gateways) > 1:
+            yield f"{model} at {', '.join(gateways)}: whether it is one model is tested by: convbatch audit {runs}"
 
 
 def _served(data: _ReportData) -> Iterator[Section]:

@@ -1,6 +1,6 @@
 """A section of a report: one frame, its title, and notes.
 
-`render.py` writes sections to a terminal, Markdown or JSON; `report.py`, `audit.py` and `usage_log.py` make them.
+`render.py` writes sections to a terminal, Markdown or JSON; `report.py` and `usage_log.py` make them.
 """
 
 from __future__ import annotations
