@@ -202,7 +202,7 @@ def test_the_chinese_page_of_audit_lists_the_same_findings() -> None:
         [name.replace("、", ", ") for name in names(page)] for page in ("docs/audit.md", "docs/zh/audit.md")
     )
     assert set(chinese) <= set(english)
-    assert {"`same`", "`input_tokens`", "`known, not billed`"} <= set(chinese)
+    assert {"`same`", "`input_counts`", "`known, not billed`"} <= set(chinese)
 
 
 def test_both_readmes_start_with_the_same_two_commands() -> None:
