@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.accuracy import accuracy
 from benchmarks.alarms import alarms
+from benchmarks.cheats import HONEST, cheat_rates
 from benchmarks.clients import Clients, MeasuredRun, Work
 from benchmarks.measure import (
     ROOT,
@@ -76,6 +77,7 @@ class Size:
     quotas: tuple[int, ...] = (20, 100, 600, 3000)
     gates: int = 1000
     pages: int = 2000
+    audits: int = 200
 
 
 FULL = Size()
@@ -92,6 +94,7 @@ QUICK = Size(
     quotas=(100,),
     gates=20,
     pages=100,
+    audits=5,
 )
 
 
@@ -484,6 +487,30 @@ def gates(bench: Bench) -> list[Row]:
     return rows
 
 
+def audit(bench: Bench) -> list[Row]:
+    """Measure false alarms of `audit` between honest gateways, and how often it finds cheats."""
+    rows: list[Row] = []
+    worlds = bench.size.audits
+    for one in cheat_rates(worlds):
+        is_honest = one.name in HONEST
+        found, wrong = one.share("different"), one.share("consistent")
+        questions = ", ".join(f"{name} {count / worlds:.0%}" for name, count in one.found_by.most_common(3))
+        rows.append(
+            Row(
+                what=f"{'false alarms' if is_honest else 'found'}: {one.name}",
+                against="`consistent`",
+                theirs=f"{wrong:.1%}",
+                ours=f"{found:.1%}" + (f" ({questions})" if questions else ""),
+                ratio=found,
+                goal="<= 5%" if is_honest else "",
+                met=found <= ALPHA + POINT if is_honest else None,
+            )
+        )
+    error = (ALPHA * (1 - ALPHA) / worlds) ** 0.5
+    bench.notes.append(f"audit: {worlds:,} worlds a row, standard error of 5% {error:.1%}; the rest is inconclusive")
+    return rows
+
+
 def _bound_row(place: str, sizes: Sequence[GateRates]) -> Row:
     worst = min(sizes, key=lambda one: one.held)
     against = f"90% interval, worst of {sizes[0].dialogues} to {sizes[-1].dialogues}"
@@ -538,6 +565,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "limits": limits,
     "gates": gates,
     "pages": pages,
+    "audit": audit,
 }
 
 

@@ -23,7 +23,7 @@ MORE_WORDS = ["year", "because", "most", "people", "would", "say", "that", "this
 OPENINGS = ["Sure. ", "Well, ", "In short: ", "I think ", "As far as I know, ", "The ", "It is ", "Good question. "]
 SEED = 17
 _CHOICE = np.array([*WORDS, *MORE_WORDS])
-DRAWS = 1_999
+DRAWS = 999
 Chance = np.random.Generator
 
 
@@ -31,11 +31,9 @@ Chance = np.random.Generator
 class Size:
     """How much is asked: the shipped probes, with this many repeats."""
 
-    border: int = 60
-    behaviour: int = 40
-    repeats: int = 8
-    border_times: int = 2
-    """The plan asks each border question twice in a repeat: rare routing takes many answers."""
+    border: int = 72
+    behaviour: int = 50
+    repeats: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +79,7 @@ def replies(model: Model, size: Size, chance: Chance) -> list[AuditedReply]:
     found: list[AuditedReply] = []
     for prompt, (name, tag) in enumerate(dialogues(size)):
         obeys = 0.98 if tag != TEMPERATURE else None
-        times = size.border_times if tag == BORDER else 1
-        for repeat in range(1, size.repeats * times + 1):
+        for repeat in range(1, size.repeats + 1):
             found.append(reply(model, prompt, (name, tag), chance, repeat, obeys))
     return found
 

@@ -129,13 +129,15 @@ class _Prompt:
 
     def squared(self, labels: Labels) -> Floats:
         """Return, for each row of labels, the unbiased squared MMD between replies so labelled and the others."""
+        import numpy as np
+
         theirs = labels.astype(float)
-        ours = 1.0 - theirs
-        m, n = theirs[0].sum(), ours[0].sum()
-        with_theirs, with_ours = theirs @ self.distances, ours @ self.distances
-        across = (with_theirs * ours).sum(axis=1) / (m * n)
-        inside = (with_theirs * theirs).sum(axis=1) / (m * (m - 1)) + (with_ours * ours).sum(axis=1) / (n * (n - 1))
-        return 2 * across - inside
+        m = theirs[0].sum()
+        n = theirs.shape[1] - m
+        inside_theirs = np.einsum("ij,ij->i", theirs @ self.distances, theirs)
+        across = theirs @ self.distances.sum(axis=1) - inside_theirs
+        inside_ours = self.distances.sum() - inside_theirs - 2 * across
+        return 2 * across / (m * n) - inside_theirs / (m * (m - 1)) - inside_ours / (n * (n - 1))
 
     def longer(self, labels: Labels) -> Floats:
         """Return, for each row of labels, the mean log length of replies so labelled minus that of the others."""

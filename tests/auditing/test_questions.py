@@ -16,7 +16,7 @@ from convbatch.auditing.permutation import Stratum, difference_test, fisher, sha
 from convbatch.auditing.replies import AuditedReply, Side, without_copies
 from convbatch.comparison.stats import Interval
 
-SMALL = Size(border=16, behaviour=16, repeats=5, border_times=1)
+SMALL = Size(border=16, behaviour=16, repeats=5)
 RULES = Rules(draws=499)
 
 
@@ -56,7 +56,7 @@ def test_honest_gateways_that_differ_in_dull_ways_are_not_different(kind: str) -
 
 
 def test_a_small_sample_is_never_consistent() -> None:
-    pair = judged("honest", size=Size(border=3, behaviour=4, repeats=2, border_times=1))
+    pair = judged("honest", size=Size(border=3, behaviour=4, repeats=2))
     assert pair.verdict == "inconclusive"
     assert all(one.finding.needed for one in pair.questions if one.verdict == "inconclusive")
 
