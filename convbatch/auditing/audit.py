@@ -10,7 +10,9 @@ from pathlib import Path
 from convbatch.auditing.bills import money
 from convbatch.auditing.finding import Finding
 from convbatch.auditing.judge import Audit, judge
+from convbatch.auditing.monitor import monitor
 from convbatch.auditing.reading import AuditInputs, load_pairs
+from convbatch.errors import SetupError
 from convbatch.reporting.usage_log import JoinedLog, join_usage_log
 from convbatch.reporting.usage_log_matching import OUTSIDE, JoinedPair
 from convbatch.results.run import Run
@@ -47,6 +49,26 @@ def audit_runs(
     if bill is not None and not findings:
         notes.append(f"{bill.path.name} is the bill of no candidate: not compared")
     return judge(pairs, alpha=alpha, notes=notes)
+
+
+def monitor_runs(runs: Sequence[str | Path | Run], *, alpha: float = 0.05) -> Audit:
+    """Judge whether one target has changed since the first of these runs, however often this is asked.
+
+    Args:
+        runs: Runs of one target, `RUN:target` where a run has several; the earliest is the last good one.
+        alpha: Probability of a false alarm on any day, at most.
+
+    Raises:
+        SetupError: There is no such run, or they are not runs of one target.
+    """
+    inputs = load_pairs(runs)
+    names = {target for those in inputs.groups.values() for _, target in those}
+    if len(names) > 1:
+        hint = "watch one: RUN:target for each run"
+        raise SetupError(f"--monitor watches one target, not {len(names)}: {', '.join(sorted(names))}", hint=hint)
+    days = [inputs.pairs[0].reference, *(pair.candidate for pair in inputs.pairs)]
+    found = monitor(days, alpha=alpha)
+    return dataclasses.replace(found, notes=[*inputs.notes, *found.notes])
 
 
 def _billed(inputs: AuditInputs, bill: Bill) -> Mapping[str, Finding]:

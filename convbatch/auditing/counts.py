@@ -41,6 +41,8 @@ OUTPUT_INFLATED = 0.05
 """Relative inflation of output counts that `output_counts` rules out."""
 REASONING_CHANGED = 0.25
 """Relative change of reasoning tokens that `reasoning_tokens` rules out."""
+COUNTED_APART = 0.01
+"""Relative difference of output counts that honest gateways may show: they trim texts differently."""
 LEAST_TOKENS = 10
 """Replies with fewer tokens tell little of tokens per character: rounding and markers outweigh all else."""
 MARKERS = (-1, 0, 1)
@@ -238,6 +240,7 @@ def output_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | N
         change=math.log1p(OUTPUT_INFLATED),
         relative=math.expm1,
         limit=OUTPUT_INFLATED,
+        tolerance=COUNTED_APART,
         shown=order,
     )
 
@@ -297,6 +300,7 @@ def _mean_finding(
     relative: Callable[[float], float],
     limit: float,
     shown: Sequence[Both],
+    tolerance: float = 0.0,
 ) -> Finding:
     """Return the finding of a paired mean on a scale where `change` is the limit."""
     interval = mean.interval(0.95)
@@ -314,6 +318,7 @@ def _mean_finding(
         interval=None if interval is None else Interval(relative(interval.low), relative(interval.high)),
         p=p,
         limit=limit,
+        tolerance=tolerance,
         power=power,
         needed=None if times is None and sd == 0 else f"about {max(enough, 10):,} dialogues",
         evidence=evidence([(both.reference[0], both.candidate[0]) for both in shown]),

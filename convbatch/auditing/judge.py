@@ -105,7 +105,7 @@ def judge(
         notes: What a reader must know beside the verdicts.
     """
     rules = Rules(alpha=alpha, questions=len(QUESTIONS) * len(pairs), draws=draws, seed=seed)
-    asked = [_findings(pair, rules) for pair in pairs]
+    asked = [ask_all(pair, rules) for pair in pairs]
     tested = [one for findings in asked for one in findings if one.p is not None]
     adjusted = dict(zip(map(id, tested), holm([one.p or 0.0 for one in tested]), strict=True))
     judged = [
@@ -130,10 +130,13 @@ def judge(
     )
 
 
-def _findings(pair: Pair, rules: Rules) -> list[Finding]:
-    sides = pair.reference, pair.candidate
-    independent = without_copies(sides)
-    found = [ask(*(sides if name in _ABOUT_COPIES else independent), rules) for name, ask in _ASK.items()]
+def ask_all(pair: Pair, rules: Rules) -> list[Finding]:
+    """Return what every question finds that has data."""
+    reference, candidate = without_copies((pair.reference, pair.candidate))
+    found = [
+        ask(pair.reference, pair.candidate, rules) if name in _ABOUT_COPIES else ask(reference, candidate, rules)
+        for name, ask in _ASK.items()
+    ]
     money = pair.money or contradictory_counts(pair.candidate)
     return [one for one in (*found, money) if one is not None]
 

@@ -139,16 +139,16 @@ class _Routing:
         return float((self.simulated[_SHARES.index(ROUTED_FOUND)] > normal_quantile(1 - level / 2)).mean())
 
     def share(self, quantile: float) -> float:
-        """Return the share at which the observed loss is this quantile of the simulated ones; negative for a gain."""
+        """Return the share at which the observed loss is this quantile of the simulated ones; negative for a gain.
+
+        A candidate that knows more is taken for the mirror image of a reference that routes.
+        """
         import numpy as np
 
-        observed = abs(self.observed)
-        sign = 1.0 if self.observed >= 0 else -1.0
-        below = np.array([(row <= observed).mean() for row in self.simulated])  # falls as the share grows
-        wanted = quantile if sign > 0 else 1 - quantile
-        if below[0] <= wanted:  # less loss than without any routing: mirrored
-            return -sign * float(np.interp(wanted, 1 - below, _SHARES)) if 1 - below[0] < wanted else 0.0
-        return sign * float(np.interp(-wanted, -below, _SHARES))
+        below = [float((row <= self.observed).mean()) for row in self.simulated]
+        mirrored = [1 - float((row <= -self.observed).mean()) for row in self.simulated[:0:-1]]
+        shares = [*(-share for share in _SHARES[:0:-1]), *_SHARES]
+        return float(np.interp(-quantile, -np.array([*mirrored, *below]), shares))
 
 
 def _score(ours: Any, theirs: Any, of_ours: Any, of_theirs: Any) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convbatch.auditing.audit import Bill, audit_runs
+from convbatch.auditing.audit import Bill, audit_runs, monitor_runs
 from convbatch.auditing.plan import REPEATS, probe_dataset
 from convbatch.auditing.render import AUDIT_PARTS, audit_content, to_json, to_terminal
 from convbatch.console.text import ignoring_broken_pipe, printable_json
@@ -51,6 +51,7 @@ class AuditRequest:
     bill: Path | None
     bill_form: str | None
     config: Path | None
+    monitor: bool
     as_json: bool
     out: tuple[Path, ...]
     plan: PlanRequest | None
@@ -91,6 +92,9 @@ def _check(request: AuditRequest) -> None:
         raise SetupError("--alpha must be between 0 and 0.5", found=f"{request.alpha:g}")
     if request.bill is None and request.bill_form is not None:
         raise SetupError("--bill-form without --bill", hint="name the usage log: --bill FILE.csv")
+    if request.monitor and (request.plan or request.reference or request.bill):
+        hint = "name the runs of one target, the last good one first"
+        raise SetupError("--monitor cannot be combined with --plan, --reference or --bill", hint=hint)
     check_files(request.files, AUDIT_PARTS)
 
 
@@ -116,7 +120,10 @@ def _run_plan(request: AuditRequest, plan: PlanRequest) -> tuple[ExitCode, Path]
 
 def _judge(request: AuditRequest, runs: Sequence[str]) -> ExitCode:
     bill = None if request.bill is None else Bill(path=request.bill, form=request.bill_form, config=request.config)
-    found = audit_runs(runs, reference=request.reference, alpha=request.alpha, bill=bill)
+    if request.monitor:
+        found = monitor_runs(runs, alpha=request.alpha)
+    else:
+        found = audit_runs(runs, reference=request.reference, alpha=request.alpha, bill=bill)
     try:
         write_files(audit_content(found), request.files)
     finally:

@@ -650,6 +650,9 @@ def audit(
         str | None,
         typer.Option("--bill-form", metavar="NAME", help="Format of the usage log: new-api, or a [bills.NAME] table."),
     ] = None,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Daily runs of one target: a test that may be looked at every day.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Run the shipped probes first.", rich_help_panel="Plan")] = False,
     models: Annotated[
         list[str] | None,
@@ -719,6 +722,7 @@ def audit(
                 bill=bill,
                 bill_form=bill_form,
                 config=config,
+                monitor=monitor,
                 as_json=json,
                 out=tuple(out or ()),
                 plan=asked if plan else None,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.cheats import CHEATS, HONEST, Model, Size, replies
 from convbatch.auditing.finding import Finding, Rules, decide, exact_limit
 from convbatch.auditing.judge import JudgedPair, Pair, judge
+from convbatch.auditing.monitor import EProcess, e_value, monitor
 from convbatch.auditing.permutation import Stratum, difference_test, fisher, share_interval
 from convbatch.auditing.replies import AuditedReply, Side, without_copies
 from convbatch.comparison.stats import Interval
@@ -29,6 +30,7 @@ def judged(cheat: str, *, seed: int = 3, size: Size = SMALL, draws: int = 999) -
     return judge([pair], draws=draws).pairs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cheat", "question"),
     [
@@ -50,6 +52,7 @@ def test_a_cheat_is_found_by_the_question_made_for_it(cheat: str, question: str)
     assert found.finding.evidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HONEST)
 def test_honest_gateways_that_differ_in_dull_ways_are_not_different(kind: str) -> None:
     assert judged(kind).verdict != "different"
@@ -154,3 +157,45 @@ def test_input_counts_of_two_protocols_may_differ_by_a_frame() -> None:
     assert verdict("openai", 4) == "different"
     assert verdict("gemini", 4) == "inconclusive"
     assert verdict("gemini", 60) == "different"
+
+
+def test_the_mean_of_an_e_value_is_one() -> None:
+    grid = (np.arange(200_000) + 0.5) / 200_000
+    assert np.mean([e_value(float(p)) for p in grid]) <= 1.0
+    assert e_value(1e-6) > 1_000
+    assert e_value(0.0) == np.inf
+
+
+def test_evidence_rarely_grows_while_nothing_changes_and_grows_fast_after_a_change() -> None:
+    chance = np.random.default_rng(1)
+    alarms = 0
+    for _ in range(300):
+        process = EProcess()
+        for p in chance.random(60):
+            process.add(float(p))
+        alarms += process.most >= 10
+    assert alarms <= 45  # Ville: at most 30 expected, and three standard deviations
+    process = EProcess()
+    for p in [*chance.random(30), 0.0002, 0.0002, 0.0002]:
+        process.add(float(p))
+    assert process.most > 200
+
+
+def days(cheat: str, *, quiet: int) -> list[Side]:
+    chance = np.random.default_rng(2)
+    model = Model((2,))
+    size = Size(border=10, behaviour=8, repeats=4)
+    made = [replies(model, size, chance) for _ in range(quiet + 2)]
+    made[-1] = (HONEST | CHEATS)[cheat](made[-1], model, size, chance)
+    return [
+        Side(name=f"day {n}", replies=[dataclasses.replace(one, run=str(n)) for one in those])
+        for n, those in enumerate(made)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cheat", "verdict"), [("hidden system prompt", "different"), ("honest", "inconclusive")])
+def test_a_monitored_target_is_different_from_the_day_of_a_change(cheat: str, verdict: str) -> None:
+    found = monitor(days(cheat, quiet=2), draws=199)
+    assert found.verdict == verdict
+    assert (found.pairs[0].reference, found.pairs[0].candidate) == ("day 0", "day 3")
