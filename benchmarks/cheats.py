@@ -23,7 +23,7 @@ MORE_WORDS = ["year", "because", "most", "people", "would", "say", "that", "this
 OPENINGS = ["Sure. ", "Well, ", "In short: ", "I think ", "As far as I know, ", "The ", "It is ", "Good question. "]
 SEED = 17
 _CHOICE = np.array([*WORDS, *MORE_WORDS])
-DRAWS = 999
+DRAWS = 499
 Chance = np.random.Generator
 
 

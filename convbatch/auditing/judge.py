@@ -14,7 +14,7 @@ from convbatch.auditing.probes import knowledge_border, obedience, tools
 from convbatch.auditing.replies import Side, without_copies
 from convbatch.auditing.texts import distribution, replay
 from convbatch.comparison.stats import holm
-from convbatch.exit_codes import ExitCode
+from convbatch.exit_codes import ExitCode, worst
 
 _ASK: Mapping[Question, Callable[[Side, Side, Rules], Finding | None]] = {
     "served_name": served_name,
@@ -73,6 +73,8 @@ class Audit:
     alpha: float
     pairs: Sequence[JudgedPair]
     notes: Sequence[str] = ()
+    run_code: ExitCode = ExitCode.OK
+    """Of the run that a plan made."""
 
     @property
     def verdict(self) -> AuditVerdict:
@@ -81,8 +83,8 @@ class Audit:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0 consistent, 1 different, 3 inconclusive, as `compare`."""
-        return _EXIT_CODES[self.verdict]
+        """0 consistent, 1 different, 3 inconclusive, as `compare`; a reached budget of its run wins."""
+        return worst(self.run_code, _EXIT_CODES[self.verdict])
 
 
 def worst_verdict(verdicts: Sequence[AuditVerdict]) -> AuditVerdict:

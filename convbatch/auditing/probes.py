@@ -42,7 +42,7 @@ _SURE = 0.02
 _MISSED = 0.1
 """Answers that are added as right and as wrong, so that no question counts as known for certain."""
 _SIMULATED = 1_000
-"""Simulated sets of answers behind the power, at each share."""
+"""Simulated sets of answers behind the power, at each share; fewer where a test draws fewer."""
 _SHARES = (0.0, 0.01, 0.02, 0.03, 0.04, ROUTED, 0.06, 0.08, ROUTED_FOUND, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 """Shares of routed replies that are simulated."""
 COLD_APART = 0.3
@@ -127,7 +127,7 @@ class _Routing:
         for share in _SHARES:
             loss = share * FORGOTTEN
             base = np.minimum(1.0, pooled / (1 - loss * theirs / (ours + theirs)))
-            size = (_SIMULATED, len(strata))
+            size = (min(_SIMULATED, rules.draws), len(strata))
             sets = chance.binomial(ours, base, size=size), chance.binomial(theirs, base * (1 - loss), size=size)
             found.append(_score(*sets, ours, theirs)[0])
         score, weights = _score(right[0][None], right[1][None], ours, theirs)

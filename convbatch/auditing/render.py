@@ -151,7 +151,9 @@ def _interval(interval: Interval) -> str:
 def _lines(one: JudgedQuestion, *, shown: int = SHOWN_ON_TERMINAL) -> Iterator[tuple[str, int]]:
     """Yield the lines below the table, with their indent."""
     finding = one.finding
-    yield f"{finding.question}: {finding.detail}", 2
+    first, *others = finding.detail.split("; ")
+    yield f"{finding.question}: {first}", 2
+    yield from ((other, 4) for other in others)
     if (what := needed(one)) is not None:
         yield f"a decision would take: {what}", 4
     if one.verdict != "different":

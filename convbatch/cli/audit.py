@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convbatch.auditing.audit import Bill, audit_runs, monitor_runs
+from convbatch.auditing.judge import Audit
 from convbatch.auditing.plan import REPEATS, probe_dataset
 from convbatch.auditing.render import AUDIT_PARTS, audit_content, to_json, to_terminal
 from convbatch.console.text import ignoring_broken_pipe, printable_json
 from convbatch.errors import SetupError
-from convbatch.exit_codes import ExitCode, worst
+from convbatch.exit_codes import ExitCode
 from convbatch.results.export import check_files, write_files
 from convbatch.session.options import REPORT_SUFFIXES, RunOptions
 
@@ -75,7 +76,19 @@ def run_audit(request: AuditRequest) -> ExitCode:
         if code in (ExitCode.BUG, ExitCode.JOURNAL, ExitCode.INTERRUPTED):
             return code
         runs.append(str(folder))
-    return worst(code, _judge(request, runs))
+    found = _judge(request, runs)
+    if code == ExitCode.INCOMPLETE and found.exit_code == ExitCode.FAILED:
+        code = ExitCode.OK  # what was received differs, whatever the rest would say
+    found = dataclasses.replace(found, run_code=code)
+    try:
+        write_files(audit_content(found), request.files)
+    finally:
+        with ignoring_broken_pipe():
+            if request.as_json:
+                print(printable_json(to_json(found).decode()), end="")  # noqa: T201
+            else:
+                to_terminal(found)
+    return found.exit_code
 
 
 def _check(request: AuditRequest) -> None:
@@ -118,18 +131,8 @@ def _run_plan(request: AuditRequest, plan: PlanRequest) -> tuple[ExitCode, Path]
     return run_quietly(options, prints_table=not request.as_json)
 
 
-def _judge(request: AuditRequest, runs: Sequence[str]) -> ExitCode:
-    bill = None if request.bill is None else Bill(path=request.bill, form=request.bill_form, config=request.config)
+def _judge(request: AuditRequest, runs: Sequence[str]) -> Audit:
     if request.monitor:
-        found = monitor_runs(runs, alpha=request.alpha)
-    else:
-        found = audit_runs(runs, reference=request.reference, alpha=request.alpha, bill=bill)
-    try:
-        write_files(audit_content(found), request.files)
-    finally:
-        with ignoring_broken_pipe():
-            if request.as_json:
-                print(printable_json(to_json(found).decode()), end="")  # noqa: T201
-            else:
-                to_terminal(found)
-    return found.exit_code
+        return monitor_runs(runs, alpha=request.alpha)
+    bill = None if request.bill is None else Bill(path=request.bill, form=request.bill_form, config=request.config)
+    return audit_runs(runs, reference=request.reference, alpha=request.alpha, bill=bill)
