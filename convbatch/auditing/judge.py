@@ -5,6 +5,7 @@ Pure. A pair is `different` if any question is, `consistent` only if every quest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,7 +107,9 @@ def judge(
         seed: Of the draws; the same data and seed give the same audit.
         notes: What a reader must know beside the verdicts.
     """
-    rules = Rules(alpha=alpha, questions=len(QUESTIONS) * len(pairs), draws=draws, seed=seed)
+    questions = len(QUESTIONS) * len(pairs)
+    least = math.ceil(2 * questions / alpha)  # with fewer, no p could be small enough for all pairs together
+    rules = Rules(alpha=alpha, questions=questions, draws=max(draws, least), seed=seed)
     asked = [ask_all(pair, rules) for pair in pairs]
     tested = [one for findings in asked for one in findings if one.p is not None]
     adjusted = dict(zip(map(id, tested), holm([one.p or 0.0 for one in tested]), strict=True))

@@ -6,9 +6,8 @@ tags. Calls and schemas need no tag.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from convbatch.auditing.finding import LEVEL, Finding, Rules, combine, evidence, percent
@@ -200,7 +199,7 @@ def obedience(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
     """
     names = reference.name, candidate.name
     parts: list[tuple[str, Finding]] = []
-    rules = dataclasses.replace(rules, questions=rules.questions * len(_PARTS))
+    rules = replace(rules, questions=rules.questions * len(_PARTS))
     for name, keep, asked in _PARTS:
         dialogues = pair_up(reference, candidate, by_dialogue, keep)
         if not _is_worth_asking(dialogues, name, asked.holds):
@@ -208,9 +207,12 @@ def obedience(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
         found = compare_shares(asked, dialogues, names, rules)
         if found is not None:
             parts.append((name, found))
-    for name, extra in (("temperature 0", _cold(reference, candidate, rules)), ("history", _cut(reference, candidate))):
-        if extra is not None:
-            parts.append((name, extra))
+    extras = {
+        "temperature 0": _alike(reference, candidate, rules, _cold_repeats, "repeats at temperature 0"),
+        "seeds": _alike(reference, candidate, rules, _same_seeds, "replies to one prompt and seed"),
+        "history": _cut(reference, candidate),
+    }
+    parts += [(name, found) for name, found in extras.items() if found is not None]
     return combine("obedience", parts)
 
 
@@ -307,20 +309,40 @@ def _says_cut(replies: Sequence[AuditedReply]) -> bool:
     return any(reply.is_history_cut for reply in replies)
 
 
-def _cold(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
-    """Compare how often repeats at temperature 0 are identical; servers differ in it, so that only much counts."""
-    dialogues = pair_up(reference, candidate, by_dialogue, lambda one: one.is_fixed and one.temperature == 0)
-    alike = {name: Both(_with_alike(both.reference), _with_alike(both.candidate)) for name, both in dialogues.items()}
-    alike = {name: both for name, both in alike.items() if both.reference and both.candidate}
+_Twins = Iterator[tuple[AuditedReply, AuditedReply]]
+
+
+def _alike(
+    reference: Side,
+    candidate: Side,
+    rules: Rules,
+    twins: Callable[[Sequence[AuditedReply]], _Twins],
+    words: str,
+) -> Finding | None:
+    """Compare how often replies that should be identical are; servers differ in it, so that only much counts."""
+    sides = [
+        replace(side, replies=[replace(one, passed=one.text == other.text) for one, other in twins(side.replies)])
+        for side in (reference, candidate)
+    ]
+    dialogues = pair_up(sides[0], sides[1], by_dialogue, lambda reply: True)
     asked = ShareQuestion(
-        question="obedience", words="repeats that are identical", holds=_passed, limit=0.5, tolerance=COLD_APART
+        question="obedience", words=f"{words} that are identical", holds=_passed, limit=0.5, tolerance=COLD_APART
     )
-    return compare_shares(asked, alike, (reference.name, candidate.name), rules) if alike else None
+    return compare_shares(asked, dialogues, (reference.name, candidate.name), rules) if dialogues else None
 
 
-def _with_alike(replies: Sequence[AuditedReply]) -> list[AuditedReply]:
-    """Return the first reply of each pair of repeats; it has `passed` if the second one has the same text."""
-    return [dataclasses.replace(one, passed=one.text == other.text) for one, other in repeats_in_order(replies)]
+def _cold_repeats(replies: Sequence[AuditedReply]) -> _Twins:
+    return repeats_in_order([one for one in replies if one.is_fixed and one.temperature == 0])
+
+
+def _same_seeds(replies: Sequence[AuditedReply]) -> _Twins:
+    """Yield pairs of replies to one prompt with one seed: in two dialogues with the same question, or in two runs."""
+    first: dict[tuple[bytes, int], AuditedReply] = {}
+    for reply in replies:
+        if reply.is_fixed and reply.seed is not None and reply.is_sampled:
+            earlier = first.setdefault((reply.prompt, reply.seed), reply)
+            if earlier is not reply:
+                yield earlier, reply
 
 
 # --- tools

@@ -243,6 +243,7 @@ class _ConversationReader:
             counts_agree=usage.get("consistent"),
             max_output_tokens=intent.get("max_output_tokens") if not past.steps else None,
             temperature=settings.temperature,
+            seed=None if settings.seed is None else settings.seed + self._stored.id.repeat - 1,
             tags=frozenset(dialogue.tags),
             passed=_passed(outcomes, dialogue, number, reply.get("text")),
             calls_are_valid=_calls_are_valid(dialogue, reply.get("tool_calls", ())),

@@ -45,6 +45,7 @@ class AuditedReply:
     """The requested limit."""
     temperature: float | None = None
     """None: the gateway's default."""
+    seed: int | None = None
     tags: frozenset[str] = frozenset()
     passed: bool | None = None
     """Whether all checks on the turn passed; None without a check that has a verdict."""

@@ -44,6 +44,8 @@ CHARACTERS = 200
 """Beginning of a reply that is compared; what follows a first difference says little more."""
 SWAPPED = 0.3
 """Share of foreign replies that `distribution` rules out."""
+MAX_REPLIES = 100
+"""Replies to a prompt at each side that are compared: the time grows with their square."""
 MIN_REPLIES = 2
 """Replies to a prompt at each side without which no distance within a side is known."""
 
@@ -173,7 +175,8 @@ def distribution(reference: Side, candidate: Side, rules: Rules) -> Finding | No
     if not usable:
         why = f"one reply to each of {len(drawn)} prompts: no distance within a side is known"
         return untested("distribution", why, needed="a run with repeats, e.g. --repeats 5")
-    return _compare_prompts([_measured(both) for both in usable], (reference.name, candidate.name), rules)
+    least = [Both(both.reference[:MAX_REPLIES], both.candidate[:MAX_REPLIES]) for both in usable]
+    return _compare_prompts([_measured(both) for both in least], (reference.name, candidate.name), rules)
 
 
 def _compare_prompts(prompts: Sequence[_Prompt], names: tuple[str, str], rules: Rules) -> Finding:
