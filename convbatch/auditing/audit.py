@@ -29,7 +29,7 @@ class Bill:
 
 def audit_runs(
     runs: Sequence[str | Path | Run], *, reference: str | None = None, alpha: float = 0.05, bill: Bill | None = None
-) -> Audit:
+) -> tuple[Audit, list[Run]]:
     """Judge whether targets that claim one model are one model.
 
     Args:
@@ -37,6 +37,9 @@ def audit_runs(
         reference: Gateway or target to trust; None: the first.
         alpha: Probability of any wrong `different`, at most.
         bill: The usage log of one of the gateways.
+
+    Returns:
+        The audit, and the runs it is of.
 
     Raises:
         SetupError: There is no such run or side, or nothing to pair.
@@ -48,15 +51,18 @@ def audit_runs(
     notes = [*inputs.notes]
     if bill is not None and not findings:
         notes.append(f"{bill.path.name} is the bill of no candidate: not compared")
-    return judge(pairs, alpha=alpha, notes=notes)
+    return judge(pairs, alpha=alpha, notes=notes), inputs.runs
 
 
-def monitor_runs(runs: Sequence[str | Path | Run], *, alpha: float = 0.05) -> Audit:
+def monitor_runs(runs: Sequence[str | Path | Run], *, alpha: float = 0.05) -> tuple[Audit, list[Run]]:
     """Judge whether one target has changed since the first of these runs, however often this is asked.
 
     Args:
         runs: Runs of one target, `RUN:target` where a run has several; the earliest is the last good one.
         alpha: Probability of a false alarm on any day, at most.
+
+    Returns:
+        As `audit_runs`.
 
     Raises:
         SetupError: There is no such run, or they are not runs of one target.
@@ -68,15 +74,14 @@ def monitor_runs(runs: Sequence[str | Path | Run], *, alpha: float = 0.05) -> Au
         raise SetupError(f"--monitor watches one target, not {len(names)}: {', '.join(sorted(names))}", hint=hint)
     days = [inputs.pairs[0].reference, *(pair.candidate for pair in inputs.pairs)]
     found = monitor(days, alpha=alpha)
-    return dataclasses.replace(found, notes=[*inputs.notes, *found.notes])
+    return dataclasses.replace(found, notes=[*inputs.notes, *found.notes]), inputs.runs
 
 
 def _billed(inputs: AuditInputs, bill: Bill) -> Mapping[str, Finding]:
     """Return what the bill says about each side whose gateway it is from."""
     from convbatch.config.loader import load_config
 
-    runs = [run for those in inputs.groups.values() for run, _ in those]
-    joined = join_usage_log(runs, bill.path, load_config(bill.config).usage_logs, bill.form)
+    joined = join_usage_log(inputs.runs, bill.path, load_config(bill.config).usage_logs, bill.form)
     found = {name: _of_side(joined, those) for name, those in inputs.groups.items()}
     return {name: finding for name, finding in found.items() if finding is not None}
 

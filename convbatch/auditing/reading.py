@@ -67,6 +67,11 @@ class AuditInputs:
     groups: Mapping[str, Sequence[tuple[Run, str]]]
     """Runs and targets of each side, by its name."""
 
+    @property
+    def runs(self) -> list[Run]:
+        """The runs, each once."""
+        return list({run.path.resolve(): run for those in self.groups.values() for run, _ in those}.values())
+
 
 def load_pairs(runs: Sequence[str | Path | Run], *, reference: str | None = None) -> AuditInputs:
     """Find the targets that claim one model and pair each with the reference.

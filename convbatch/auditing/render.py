@@ -12,19 +12,26 @@ from convbatch.console import tables
 from convbatch.console.markdown import md, md_row
 from convbatch.console.text import printable, shorten
 from convbatch.results.export import Content, Part, json_bytes
+from convbatch.results.run import Run
 
-AUDIT_PARTS: tuple[Part, ...] = ("value", "markdown")
+AUDIT_PARTS: tuple[Part, ...] = ("value", "markdown", "page")
 """What an audit can be written as."""
 SHOWN_ON_TERMINAL = 2
 """Pieces of evidence of a question; Markdown and JSON have all."""
 REPLY_SHOWN, PROMPT_SHOWN = 160, 100
 _STYLES: dict[AuditVerdict, str] = {"different": "bold red", "inconclusive": "yellow", "consistent": "green"}
-_HEADINGS = ("question", "verdict", "effect", "95 % interval", "p, Holm", "power", "for")
+HEADINGS = ("question", "verdict", "effect", "95 % interval", "p, Holm", "power", "for")
 
 
-def audit_content(audit: Audit) -> Content:
-    """Return what an audit can be written as: one object or a Markdown page."""
-    return {"value": lambda: to_value(audit), "markdown": lambda: to_markdown(audit)}
+def audit_content(audit: Audit, runs: Sequence[Run]) -> Content:
+    """Return what an audit of runs can be written as: one object, a Markdown page, or an HTML page."""
+
+    def page() -> bytes:
+        from convbatch.auditing.page import audit_page
+
+        return audit_page(audit, runs)
+
+    return {"value": lambda: to_value(audit), "markdown": lambda: to_markdown(audit), "page": page}
 
 
 def to_json(audit: Audit) -> bytes:
@@ -115,8 +122,8 @@ def to_terminal(audit: Audit, *, file: IO[str] | None = None) -> None:
     for pair in audit.pairs:
         console.print()
         tables.print_note(console, f"{pair.candidate} against {pair.reference}: {pair.verdict}", _STYLES[pair.verdict])
-        grid = tables.make_table(*_HEADINGS)
-        for row in _rows(pair):
+        grid = tables.make_table(*HEADINGS)
+        for row in question_rows(pair):
             grid.add_row(*map(tables.single_line_text, row))
         console.print(grid)
         for one in pair.questions:
@@ -124,7 +131,8 @@ def to_terminal(audit: Audit, *, file: IO[str] | None = None) -> None:
                 tables.print_note(console, line, indent=indent)
 
 
-def _rows(pair: JudgedPair) -> Iterator[list[str]]:
+def question_rows(pair: JudgedPair) -> Iterator[list[str]]:
+    """Yield the cells of `HEADINGS` for each question."""
     for one in pair.questions:
         finding = one.finding
         yield [
@@ -178,7 +186,7 @@ def to_markdown(audit: Audit) -> str:
         parts.append("\n".join(f"- {md(printable(note))}" for note in audit.notes))
     for pair in audit.pairs:
         parts.append(f"### {md(printable(f'{pair.candidate} against {pair.reference}: {pair.verdict}'))}")
-        parts.append(_md_table(_HEADINGS, list(_rows(pair))))
+        parts.append(_md_table(HEADINGS, list(question_rows(pair))))
         lines = [
             (line, indent) for one in pair.questions for line, indent in _lines(one, shown=len(one.finding.evidence))
         ]

@@ -15,7 +15,11 @@ from convbatch.console.text import ignoring_broken_pipe, printable_json
 from convbatch.errors import SetupError
 from convbatch.exit_codes import ExitCode
 from convbatch.results.export import check_files, write_files
+from convbatch.results.run import Run
 from convbatch.session.options import REPORT_SUFFIXES, RunOptions
+
+_SUFFIXES = (*REPORT_SUFFIXES, ".html")
+"""Files among the paths of -o of a plan; another path is the run folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,7 @@ class AuditRequest:
         """The files to write; with a plan, another path is the run folder."""
         if self.plan is None:
             return self.out
-        return tuple(path for path in self.out if path.suffix.lower() in REPORT_SUFFIXES)
+        return tuple(path for path in self.out if path.suffix.lower() in _SUFFIXES)
 
 
 def run_audit(request: AuditRequest) -> ExitCode:
@@ -76,12 +80,12 @@ def run_audit(request: AuditRequest) -> ExitCode:
         if code in (ExitCode.BUG, ExitCode.JOURNAL, ExitCode.INTERRUPTED):
             return code
         runs.append(str(folder))
-    found = _judge(request, runs)
+    found, loaded = _judge(request, runs)
     if code == ExitCode.INCOMPLETE and found.exit_code == ExitCode.FAILED:
         code = ExitCode.OK  # what was received differs, whatever the rest would say
     found = dataclasses.replace(found, run_code=code)
     try:
-        write_files(audit_content(found), request.files)
+        write_files(audit_content(found, loaded), request.files)
     finally:
         with ignoring_broken_pipe():
             if request.as_json:
@@ -131,7 +135,7 @@ def _run_plan(request: AuditRequest, plan: PlanRequest) -> tuple[ExitCode, Path]
     return run_quietly(options, prints_table=not request.as_json)
 
 
-def _judge(request: AuditRequest, runs: Sequence[str]) -> Audit:
+def _judge(request: AuditRequest, runs: Sequence[str]) -> tuple[Audit, list[Run]]:
     if request.monitor:
         return monitor_runs(runs, alpha=request.alpha)
     bill = None if request.bill is None else Bill(path=request.bill, form=request.bill_form, config=request.config)

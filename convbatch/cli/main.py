@@ -692,7 +692,7 @@ def audit(
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            "-o", "--out", metavar="PATH", help="Write FILE.md or .json as well; with --plan, the run folder."
+            "-o", "--out", metavar="PATH", help="Write FILE.md, .html or .json as well; with --plan, the run folder."
         ),
     ] = None,
 ) -> None:

@@ -52,7 +52,9 @@ def test_the_json_has_the_keys_of_the_contract_and_agrees_with_the_exit_code(
     convbatch: Command, tmp_path: Path
 ) -> None:
     made(tmp_path / "r", A, B, served="other-model").write()
-    code, value = audited(convbatch, tmp_path / "r", "--reference", "a", "-o", tmp_path / "x.md")
+    code, value = audited(
+        convbatch, tmp_path / "r", "--reference", "a", "-o", tmp_path / "x.md", "-o", tmp_path / "x.html"
+    )
     assert code == value["exit_code"] == 1
     assert (value["verdict"], value["alpha"]) == ("different", 0.05)
     (pair,) = value["pairs"]
@@ -63,6 +65,9 @@ def test_the_json_has_the_keys_of_the_contract_and_agrees_with_the_exit_code(
     assert all(keys <= one.keys() and one["question"] in QUESTIONS for one in pair["questions"])
     assert len(first["evidence"]) == 5
     assert (tmp_path / "x.md").read_text(encoding="utf-8").startswith("## DIFFERENT")
+    page = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "served_name: different" in page
+    assert "question 0" in page
     assert "served by other-model" in convbatch("audit", tmp_path / "r").out
 
 
@@ -83,7 +88,7 @@ def test_one_target_in_two_runs_is_compared_with_its_earlier_self(tmp_path: Path
     folders = [first.write(), second.write()]
     manifest = folders[1].read_manifest()
     folders[1].write_manifest(dataclasses.replace(manifest, created_at="2026-11-20T00:00:00Z"))
-    found = audit_runs([folders[0].path, folders[1].path])
+    found, _ = audit_runs([folders[0].path, folders[1].path])
     assert (found.pairs[0].reference, found.pairs[0].candidate) == (f"{A} in 2", f"{A} in 1")
     assert found.verdict == "different"
 
