@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from convbatch.auditing.finding import Finding, exact_limit, replies_for, untested
+from convbatch.auditing.finding import Finding, exact_limit, replies_for, signed_percent, untested
 from convbatch.comparison.stats import Interval
 from convbatch.reporting.usage_log_matching import (
     DIFFER,
@@ -47,7 +47,7 @@ def money(pairs: Sequence[JoinedPair]) -> Finding | None:
     share = wrong / lines
     return Finding(
         question="money",
-        detail=f"billed {more:+.2%} tokens over {len(compared):,} calls; {told}",
+        detail=f"billed {signed_percent(more)} tokens (calls: {len(compared):,}); {told}",
         measure="relative difference of billed tokens" if is_more or not wrong else "share of lines that are wrong",
         effect=more if is_more or not wrong else share,
         interval=Interval(-exact_limit(lines), exact_limit(lines)),

@@ -16,6 +16,7 @@ from convbatch.auditing.finding import (
     evidence,
     exact_limit,
     replies_for,
+    signed_percent,
     untested,
 )
 from convbatch.auditing.permutation import normal_power, times_needed
@@ -235,7 +236,7 @@ def output_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | N
         mean,
         chances[marker],
         rules,
-        detail=f"{names[1]} counts {effect:+.1%} tokens per character over {mean.dialogues} dialogues",
+        detail=f"{names[1]} counts {signed_percent(effect)} tokens per character (dialogues: {mean.dialogues})",
         measure="relative change of output tokens per character",
         change=math.log1p(OUTPUT_INFLATED),
         relative=math.expm1,
@@ -360,7 +361,7 @@ def _how_much(dialogues: Mapping[str, Both], rules: Rules) -> Finding | None:
         excess,
         _mean_p(excess),
         rules,
-        detail=f"{ratio.estimate:.2f} times the reasoning tokens over {ratio.dialogues} dialogues",
+        detail=f"{ratio.estimate:.2f} times the reasoning tokens (dialogues: {ratio.dialogues})",
         measure="relative change of reasoning tokens",
         change=REASONING_CHANGED,
         relative=lambda change: change,

@@ -183,6 +183,11 @@ def percent(share: float) -> str:
     return f"{share * 100:.3g} %"
 
 
+def signed_percent(change: float) -> str:
+    """Format a relative change, e.g. `+8 %`."""
+    return f"{change * 100:+.3g} %"
+
+
 def exact_limit(count: int) -> float:
     """Return the upper limit of a share that did not show in `count` independent replies (two-sided `LEVEL`).
 

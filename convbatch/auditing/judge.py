@@ -131,7 +131,7 @@ def judge(
             )
             for pair, questions in zip(pairs, judged, strict=True)
         ],
-        notes=[*notes, *_copy_notes(pairs)],
+        notes=[*notes, *_silent_notes(pairs), *_copy_notes(pairs)],
     )
 
 
@@ -144,6 +144,11 @@ def ask_all(pair: Pair, rules: Rules) -> list[Finding]:
     ]
     money = pair.money or contradictory_counts(pair.candidate)
     return [one for one in (*found, money) if one is not None]
+
+
+def _silent_notes(pairs: Sequence[Pair]) -> Iterator[str]:
+    silent = [side.name for pair in pairs for side in (pair.reference, pair.candidate) if not side.replies]
+    yield from (f"{name}: no complete reply" for name in dict.fromkeys(silent))
 
 
 def _copy_notes(pairs: Sequence[Pair]) -> Iterator[str]:

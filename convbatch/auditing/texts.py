@@ -18,6 +18,7 @@ from convbatch.auditing.finding import (
     evidence,
     exact_limit,
     percent,
+    signed_percent,
     untested,
 )
 from convbatch.auditing.permutation import (
@@ -193,6 +194,7 @@ def _compare_prompts(prompts: Sequence[_Prompt], names: tuple[str, str], rules: 
     scores = np.maximum(_score(squared, sds[0]), _score(np.abs(longer), sds[1]))
     observed = max(_score(np.array([apart.mean()]), sds[0])[0], _score(np.array([abs(more)]), sds[1])[0])
     foreign = _foreign(prompts)
+    share = _as_share(float(apart.mean()), foreign)
     replies = sum(len(one.lengths) - one.ours for one in prompts)
     interval = _share_interval(apart, foreign, replies)
     power = 0.0 if foreign <= 0 else normal_power(SWAPPED**2 * foreign, sds[0], sds[0], level=rules.level)
@@ -201,9 +203,9 @@ def _compare_prompts(prompts: Sequence[_Prompt], names: tuple[str, str], rules: 
     return Finding(
         question="distribution",
         detail=f"{len(prompts)} prompts, {replies} replies of {names[1]}: as unlike those of {names[0]} as with "
-        f"{percent(_as_share(float(apart.mean()), foreign))} foreign replies; lengths {math.expm1(more):+.1%}",
+        f"{percent(share)} foreign replies; lengths {signed_percent(math.expm1(more))}",
         measure="share of foreign replies that would differ as much",
-        effect=_as_share(float(apart.mean()), foreign) or abs(math.expm1(more)) * float(sds[1] > 0),
+        effect=share or abs(math.expm1(more)) * float(sds[1] > 0),
         interval=interval,
         p=share_beyond(float(observed), scores),
         limit=SWAPPED,
