@@ -185,7 +185,7 @@ def percent(share: float) -> str:
 
 def signed_percent(change: float) -> str:
     """Format a relative change, e.g. `+8 %`."""
-    return f"{change * 100:+.3g} %"
+    return f"{round(change * 100, 4) + 0.0:+.3g} %"
 
 
 def exact_limit(count: int) -> float:

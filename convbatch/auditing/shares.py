@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ def compare_shares(
     share = sum(sum(one.reference) / len(one.reference) for one in strata.values()) / len(strata)
     change = min(asked.limit, max(share, 1 - share))
     power = share_power(share, change, counts, level=rules.level)
+    enough = needed_to_find(share, change, counts, rules.level)
     told = max(strata, key=lambda name: abs(strata[name].difference))
     order = sorted(strata, key=lambda name: -abs(strata[name].difference)) if strata[told].difference else []
     return Finding(
@@ -67,7 +69,7 @@ def compare_shares(
         limit=asked.limit,
         tolerance=asked.tolerance,
         power=power,
-        needed=_needed(share, change, counts, rules.level),
+        needed=None if enough is None else f"about {enough:,} conversations at each side",
         evidence=evidence(
             [_telling(dialogues[name], asked.holds, more=test.effect > 0) for name in order if strata[name].difference]
         ),
@@ -87,13 +89,14 @@ def _counts(strata: Mapping[str, Stratum]) -> tuple[int, int]:
     return sum(len(one.reference) for one in strata.values()), sum(len(one.candidate) for one in strata.values())
 
 
-def _needed(share: float, change: float, counts: tuple[int, int], level: float) -> str | None:
+def needed_to_find(share: float, change: float, counts: tuple[int, int], level: float) -> int | None:
+    """Return how many replies at each side a change of a share takes; None if no number is enough."""
     if change <= 0:
         return None
     other = share - change if share > 0.5 else share + change
     middle = (share + other) / 2
     factor = times_needed(change, (middle * (1 - middle) * sum(1 / count for count in counts)) ** 0.5, level=level)
-    return None if factor is None else f"about {max(1, round(factor * min(counts))):,} conversations at each side"
+    return None if factor is None else max(1, math.ceil(factor * min(counts)))
 
 
 def _telling(both: Both, holds: Holds, *, more: bool) -> tuple[AuditedReply | None, AuditedReply | None]:

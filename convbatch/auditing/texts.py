@@ -32,6 +32,7 @@ from convbatch.auditing.permutation import (
     times_needed,
 )
 from convbatch.auditing.replies import AuditedReply, Both, Side, by_prompt, pair_up, repeats_in_order
+from convbatch.auditing.shares import needed_to_find
 from convbatch.comparison.stats import Interval, sign_flip_midp
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def replay(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
     effect = shares[1] - shares[0]
     told = sorted(prompts, key=lambda key: -abs(_excess(pairs[key])) if key in pairs else 0.0)
     change = min(REPLAYED, max(shares[0], 1 - shares[0]))
+    enough = needed_to_find(shares[0], change, (counts[0], counts[1]), rules.level)
     return Finding(
         question="replay",
         detail=detail,
@@ -86,7 +88,7 @@ def replay(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
         p=max(fisher(alike, counts), _by_dialogue(prompts, pairs)),
         limit=REPLAYED,
         power=share_power(shares[0], change, (counts[0], counts[1]), level=rules.level),
-        needed=f"{2 * MIN_PAIRS} pairs at each side",
+        needed=None if enough is None else f"about {max(enough, MIN_PAIRS):,} pairs at each side",
         evidence=evidence([_identical(prompts[key]) for key in told if key in pairs and _excess(pairs[key])]),
     )
 

@@ -199,3 +199,28 @@ def test_a_monitored_target_is_different_from_the_day_of_a_change(cheat: str, ve
     found = monitor(days(cheat, quiet=2), draws=199)
     assert found.verdict == verdict
     assert (found.pairs[0].reference, found.pairs[0].candidate) == ("day 0", "day 3")
+
+
+def test_invalid_calls_and_replayed_pairs_are_found() -> None:
+    def made(name: str, *, valid: bool, alike: int) -> Side:
+        return Side(
+            name=name,
+            replies=[
+                AuditedReply(
+                    dialogue=f"d{n}",
+                    prompt=b"%d" % n,
+                    repeat=repeat,
+                    temperature=1.0,
+                    text="the same" if n < alike else f"text {repeat}",
+                    calls_are_valid=valid or repeat != 1,
+                )
+                for n in range(60)
+                for repeat in range(1, 5)
+            ],
+        )
+
+    pair = Pair(reference=made("a", valid=True, alike=0), candidate=made("b", valid=False, alike=10))
+    found = {one.finding.question: one for one in judge([pair], draws=499).pairs[0].questions}
+    assert found["tools"].verdict == "different"
+    assert "30 of 180 pairs" in found["replay"].finding.detail
+    assert found["replay"].verdict == "different"
