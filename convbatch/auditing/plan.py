@@ -14,6 +14,8 @@ from convbatch.errors import Problem, SetupError, did_you_mean
 
 REPEATS = 16
 """Enough for the power that docs/audit.md states: rare routing takes many answers to each question."""
+LEAST_REPEATS = 2
+"""With one, no distance between replies of one side is known."""
 FILES = {"en": "audit.jsonl", "zh": "audit.zh.jsonl"}
 
 

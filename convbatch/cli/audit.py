@@ -9,9 +9,9 @@ from pathlib import Path
 
 from convbatch.auditing.audit import Bill, audit_runs, monitor_runs
 from convbatch.auditing.judge import Audit
-from convbatch.auditing.plan import REPEATS, probe_dataset
+from convbatch.auditing.plan import LEAST_REPEATS, REPEATS, probe_dataset
 from convbatch.auditing.render import AUDIT_PARTS, audit_content, to_json, to_terminal
-from convbatch.console.text import ignoring_broken_pipe, printable_json
+from convbatch.console.text import ignoring_broken_pipe, log_note, printable_json
 from convbatch.errors import SetupError
 from convbatch.exit_codes import ExitCode
 from convbatch.results.export import check_files, write_files
@@ -132,7 +132,21 @@ def _run_plan(request: AuditRequest, plan: PlanRequest) -> tuple[ExitCode, Path]
         out=tuple(path for path in request.out if path not in request.files),
         progress=True,
     )
+    if plan.budget is not None and plan.repeats is None:
+        options = _within_budget(options)
     return run_quietly(options, prints_table=not request.as_json)
+
+
+def _within_budget(options: RunOptions) -> RunOptions:
+    """Return a run with so few repeats that the budget should pay for all of it."""
+    from convbatch.cli.dry_run import budget_share
+
+    share = budget_share(options)
+    if share is None or share >= 1:
+        return options
+    repeats = max(LEAST_REPEATS, int(REPEATS * share))
+    log_note(f"note: {repeats} repeats of each probe, not {REPEATS}: the budget may not pay for more")
+    return dataclasses.replace(options, repeats=repeats)
 
 
 def _judge(request: AuditRequest, runs: Sequence[str]) -> tuple[Audit, list[Run]]:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 MOST_FORECAST = 5_000
 """Dialogues of a run whose budget is compared with an estimate before it starts."""
+BUDGET_MARGIN = 1.3
+"""How many times its expected cost a plan may cost: a budget that is reached leaves some dialogues without replies."""
 _MINUTE_S = 60.0
 _HEADINGS = ("target", "", "calls", "input tokens", "output tokens", "cost")
 
@@ -159,6 +161,16 @@ def budget_warning(spec: SessionSpec) -> list[str]:
         missing_keys=(),
     )
     return [f"note: {line}; --dry-run shows the estimate" for line in _budget(plan, forecast_targets(plan))]
+
+
+def budget_share(options: RunOptions) -> float | None:
+    """Return how much of a run its budget should pay for, with a margin; None where that cannot be told."""
+    with prepare_dry_run(options) as plan:
+        if plan.max_cost is None:
+            return None
+        costs = ((one.prices, one.estimate.expected) for one in forecast_targets(plan))
+        expected = _in_one_currency(costs, plan.max_cost.currency, plan.manifest.rates)
+        return float(plan.max_cost.amount / expected) / BUDGET_MARGIN if expected else None
 
 
 def forecast_targets(plan: DryRun) -> list[Forecast]:

@@ -632,7 +632,7 @@ def view(
 def audit(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN...]", help="Run folders, their names under results/, `latest`, or RUN:target."),
+        typer.Argument(metavar="RUN...", help="Run folders, their names under results/, `latest`, or RUN:target."),
     ] = None,
     reference: Annotated[
         str | None,
