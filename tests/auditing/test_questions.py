@@ -58,6 +58,7 @@ def test_honest_gateways_that_differ_in_dull_ways_are_not_different(kind: str) -
     assert judged(kind).verdict != "different"
 
 
+@pytest.mark.slow
 def test_a_small_sample_is_never_consistent() -> None:
     pair = judged("honest", size=Size(border=3, behaviour=4, repeats=2))
     assert pair.verdict == "inconclusive"
@@ -78,6 +79,7 @@ def test_swapping_the_sides_negates_the_effect(values: list[tuple[list[bool], li
     assert 0 < one.p <= 1
 
 
+@pytest.mark.slow
 def test_the_p_of_a_permutation_is_uniform_for_one_model() -> None:
     chance = np.random.default_rng(5)
     ps = [
@@ -160,7 +162,7 @@ def test_input_counts_of_two_protocols_may_differ_by_a_frame() -> None:
 
 
 def test_the_mean_of_an_e_value_is_one() -> None:
-    grid = (np.arange(200_000) + 0.5) / 200_000
+    grid = (np.arange(4_000) + 0.5) / 4_000
     assert np.mean([e_value(float(p)) for p in grid]) <= 1.0
     assert e_value(1e-6) > 1_000
     assert e_value(0.0) == np.inf
@@ -169,12 +171,12 @@ def test_the_mean_of_an_e_value_is_one() -> None:
 def test_evidence_rarely_grows_while_nothing_changes_and_grows_fast_after_a_change() -> None:
     chance = np.random.default_rng(1)
     alarms = 0
-    for _ in range(300):
+    for _ in range(100):
         process = EProcess()
-        for p in chance.random(60):
+        for p in chance.random(40):
             process.add(float(p))
         alarms += process.most >= 10
-    assert alarms <= 45  # Ville: at most 30 expected, and three standard deviations
+    assert alarms <= 19  # Ville: at most 10 expected, and three standard deviations
     process = EProcess()
     for p in [*chance.random(30), 0.0002, 0.0002, 0.0002]:
         process.add(float(p))
