@@ -44,8 +44,8 @@ REPLAYED = 0.1
 """Difference of the shares of identical pairs that `replay` rules out."""
 CHARACTERS = 200
 """Beginning of a reply that is compared; what follows a first difference says little more."""
-SWAPPED = 0.3
-"""Share of foreign replies that `distribution` rules out."""
+SWAPPED, SWAPPED_FOUND = 0.2, 0.3
+"""Share of foreign replies that `distribution` rules out, and the one that its power is for."""
 MAX_REPLIES = 100
 """Replies to a prompt at each side that are compared: the time grows with their square."""
 MIN_REPLIES = 2
@@ -199,8 +199,8 @@ def _compare_prompts(prompts: Sequence[_Prompt], names: tuple[str, str], rules: 
     share = _as_share(float(apart.mean()), foreign)
     replies = sum(len(one.lengths) - one.ours for one in prompts)
     interval = _share_interval(apart, foreign, replies)
-    power = 0.0 if foreign <= 0 else normal_power(SWAPPED**2 * foreign, sds[0], sds[0], level=rules.level)
-    times = None if foreign <= 0 else times_needed(SWAPPED**2 * foreign, sds[0], level=rules.level)
+    power = 0.0 if foreign <= 0 else normal_power(SWAPPED_FOUND**2 * foreign, sds[0], sds[0], level=rules.level)
+    times = None if foreign <= 0 else times_needed(SWAPPED_FOUND**2 * foreign, sds[0], level=rules.level)
     order = np.argsort(-apart)
     return Finding(
         question="distribution",
@@ -212,6 +212,7 @@ def _compare_prompts(prompts: Sequence[_Prompt], names: tuple[str, str], rules: 
         p=share_beyond(float(observed), scores),
         limit=SWAPPED,
         power=power,
+        power_for=SWAPPED_FOUND,
         needed=_more_prompts(times, len(prompts)),
         evidence=evidence([_farthest(prompts[at]) for at in order if apart[at] > 0]),
     )
