@@ -87,7 +87,7 @@ def test_the_cost_is_split_by_kind_of_token_and_adds_up_to_what_was_spent(tmp_pa
     }
     assert row["failed attempts (USD)"] is None
     assert plan.note == (
-        "Not included: 1 replies without a known cost. Of 1 replies the reasoning tokens are unknown: "
+        "Not included: 1 reply without a known cost. Of 1 reply the reasoning tokens are unknown: "
         "they count as output."
     )
 
@@ -115,7 +115,7 @@ def test_unknown_counts_and_times_are_left_out_and_named(tmp_path: Path) -> None
     assert "cost" not in found
     assert "ttft" not in found
     assert found["growth"].rows == [(REAL, 1, 2, 12.0, 12.0, 1)]
-    assert found["growth"].note == "Not included: 1 replies without a count of input tokens."
+    assert found["growth"].note == "Not included: 1 reply without a count of input tokens."
     assert found["latency"].rows == [(REAL, "all", 2, 0.5, 0.5, 0.5, 0.5, 0.5)]
 
 

@@ -131,8 +131,8 @@ def _costs(read: Sequence[RunFigures]) -> Iterator[FigurePlan]:
         unknown = sum(target.reasoning_unknown for target, _, _ in spent)
         note = one_line(
             _left_out(len(rows), ROWS_DRAWN),
-            f"Not included: {unpriced:,} replies without a known cost." if unpriced else None,
-            f"Of {unknown:,} replies the reasoning tokens are unknown: they count as output." if unknown else None,
+            f"Not included: {_replies(unpriced)} without a known cost." if unpriced else None,
+            f"Of {_replies(unknown)} the reasoning tokens are unknown: they count as output." if unknown else None,
         )
         columns = ("target", *(f"{part} ({currency})" for part in _PART_NAMES.values()), f"spent ({currency})")
         yield FigurePlan(name, "Cost by target", _cost_chart(rows[:ROWS_DRAWN], currency), columns, rows, note)
@@ -195,7 +195,7 @@ def _first_texts(targets: Sequence[TargetFigures]) -> Iterator[_Times]:
 
 def _untimed(targets: Sequence[TargetFigures]) -> str | None:
     count = sum(target.untimed for target in targets)
-    return f"Not included: {count:,} replies without a known time." if count else None
+    return f"Not included: {_replies(count)} without a known time." if count else None
 
 
 def _times(name: str, title: str, times: Sequence[_Times], note: str | None) -> Iterator[FigurePlan]:
@@ -249,7 +249,7 @@ def _growth(targets: Sequence[TargetFigures]) -> Iterator[FigurePlan]:
         return
     note = one_line(
         _left_out(len(known), LINES_DRAWN),
-        f"Not included: {unknown:,} replies without a count of input tokens." if unknown else None,
+        f"Not included: {_replies(unknown)} without a count of input tokens." if unknown else None,
     )
     chart = _growth_chart(known[:LINES_DRAWN])
     yield FigurePlan("growth", "Input tokens by turn", chart, columns, rows, note)
@@ -293,13 +293,15 @@ def _finish_reasons(targets: Sequence[TargetFigures]) -> Iterator[FigurePlan]:
             counts[reason] = counts.get(reason, 0) + found.total()
         groups.append((target.name, counts))
     columns = ("target", "finish reason", "replies", "share")
-    yield from _counted("finish-reasons", "Finish reasons", BLUE, groups, columns, "replies")
+    yield from _counted("finish-reasons", "Finish reasons", BLUE, groups, columns, "replies", "reply")
 
 
 def _errors(targets: Sequence[TargetFigures]) -> Iterator[FigurePlan]:
     groups = [(one.name, {kind: group.attempts for kind, group in one.totals.errors.items()}) for one in targets]
     columns = ("target", "error", "failed attempts", "share")
-    yield from _counted("errors", "Failed attempts by error", VERMILLION, groups, columns, "failed attempts")
+    yield from _counted(
+        "errors", "Failed attempts by error", VERMILLION, groups, columns, "failed attempts", "failed attempt"
+    )
 
 
 def _counted(
@@ -309,15 +311,16 @@ def _counted(
     groups: Sequence[tuple[str, dict[str, int]]],
     columns: tuple[str, ...],
     what: str,
+    one: str,
 ) -> Iterator[FigurePlan]:
-    """Yield a figure with a bar for each count; targets without any are left out."""
+    """Yield a figure with a bar for each count of `what` (plural) or `one`; targets without any are left out."""
     rows: list[tuple[Cell, ...]] = []
     values: list[dict[str, Any]] = []
     for target, counts in groups:
         total = sum(counts.values())
         if not total:
             continue
-        values.append({"label": label(target, _NAME + 6), "text": f"{total:,} {what}"})
+        values.append({"label": label(target, _NAME + 6), "text": f"{total:,} {what if total != 1 else one}"})
         for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
             rows.append((target, word, count, count / total))
             values.append({"label": label(word, _NAME), "count": count, "text": f"{count:,} ({count / total:.1%})"})
@@ -398,6 +401,10 @@ def _course_chart(course: Course, series: Sequence[tuple[int, Sequence[float]]])
 
 def _utc(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _replies(count: int) -> str:
+    return f"{count:,} reply" if count == 1 else f"{count:,} replies"
 
 
 def _left_out(count: int, drawn: int) -> str | None:
