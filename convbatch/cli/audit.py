@@ -9,14 +9,13 @@ from pathlib import Path
 
 from convbatch.auditing.audit import Bill, audit_runs, monitor_runs
 from convbatch.auditing.judge import Audit
-from convbatch.auditing.plan import LEAST_REPEATS, REPEATS, probe_dataset
 from convbatch.auditing.render import AUDIT_PARTS, audit_content, to_json, to_terminal
-from convbatch.console.text import ignoring_broken_pipe, log_note, printable_json
+from convbatch.console.text import ignoring_broken_pipe, printable_json
 from convbatch.errors import SetupError
 from convbatch.exit_codes import ExitCode
 from convbatch.results.export import check_files, write_files
 from convbatch.results.run import Run
-from convbatch.session.options import REPORT_SUFFIXES, RunOptions
+from convbatch.session.options import REPORT_SUFFIXES
 
 _SUFFIXES = (*REPORT_SUFFIXES, ".html")
 """Files among the paths of -o of a plan; another path is the run folder."""
@@ -33,6 +32,7 @@ class PlanRequest:
     language: str = "en"
     datasets: tuple[Path, ...] = ()
     """Own dialogues to mix in."""
+    max_output_tokens: int | None = None
     concurrency: int | None = None
     rpm: int | None = None
     env_file: Path | None = None
@@ -40,10 +40,23 @@ class PlanRequest:
     @property
     def given(self) -> tuple[str, ...]:
         """Options that were given and need `--plan`."""
-        names = {"models": "-m", "gateways": "-g", "datasets": "--with", "env_file": "--env-file"}
+        names = {"models": "-m", "gateways": "-g", "datasets": "--with"}
         fields = dataclasses.fields(self)
         changed = [field.name for field in fields if getattr(self, field.name) != field.default]
-        return tuple(names.get(name, f"--{name}") for name in changed)
+        return tuple(names.get(name, f"--{name.replace('_', '-')}") for name in changed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedWith:
+    """What the run of a plan is judged with."""
+
+    runs: tuple[str, ...] = ()
+    """Earlier runs."""
+    reference: str | None = None
+    config: Path | None = None
+    folder: tuple[Path, ...] = ()
+    """Of the run, if it was named."""
+    prints_table: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +83,29 @@ class AuditRequest:
             return self.out
         return tuple(path for path in self.out if path.suffix.lower() in _SUFFIXES)
 
+    @property
+    def judged_with(self) -> JudgedWith:
+        """What the run of a plan is judged with."""
+        return JudgedWith(
+            runs=self.runs,
+            reference=self.reference,
+            config=self.config,
+            folder=tuple(path for path in self.out if path not in self.files),
+            prints_table=not self.as_json,
+        )
+
 
 def run_audit(request: AuditRequest) -> ExitCode:
     """Run the plan, judge, print the audit; return the worse exit code of run and audit."""
     _check(request)
     code, runs = ExitCode.OK, list(request.runs)
     if request.plan is not None:
-        code, folder = _run_plan(request, request.plan)
+        from convbatch.cli.audit_plan import run_plan
+
+        code, planned = run_plan(request.plan, request.judged_with)
         if code in (ExitCode.BUG, ExitCode.JOURNAL, ExitCode.INTERRUPTED):
             return code
-        runs.append(str(folder))
+        runs += planned
     found, loaded = _judge(request, runs)
     if code == ExitCode.INCOMPLETE and found.exit_code == ExitCode.FAILED:
         code = ExitCode.OK  # what was received differs, whatever the rest would say
@@ -103,7 +129,7 @@ def _check(request: AuditRequest) -> None:
         raise SetupError(
             "no run to audit", hint="name one, such as `latest`, or run the probes: --plan -m MODEL -g A -g B"
         )
-    if request.plan is not None and len(request.plan.gateways) + len(request.plan.models) < 2:
+    if request.plan is not None and not request.plan.models:
         raise SetupError("--plan needs a model at two gateways", hint="-m MODEL -g A -g B, or -m MODEL@A -m MODEL@B")
     if not 0 < request.alpha < 0.5:
         raise SetupError("--alpha must be between 0 and 0.5", found=f"{request.alpha:g}")
@@ -113,40 +139,6 @@ def _check(request: AuditRequest) -> None:
         hint = "name the runs of one target, the last good one first"
         raise SetupError("--monitor cannot be combined with --plan, --reference or --bill", hint=hint)
     check_files(request.files, AUDIT_PARTS)
-
-
-def _run_plan(request: AuditRequest, plan: PlanRequest) -> tuple[ExitCode, Path]:
-    from convbatch.cli.run import run_quietly
-
-    options = RunOptions(
-        datasets=(),
-        in_memory=probe_dataset(plan.language, plan.datasets),
-        models=plan.models,
-        gateways=plan.gateways,
-        config=request.config,
-        env_file=plan.env_file,
-        repeats=plan.repeats or REPEATS,
-        max_cost=plan.budget,
-        concurrency=plan.concurrency,
-        rpm=plan.rpm,
-        out=tuple(path for path in request.out if path not in request.files),
-        progress=True,
-    )
-    if plan.budget is not None and plan.repeats is None:
-        options = _within_budget(options)
-    return run_quietly(options, prints_table=not request.as_json)
-
-
-def _within_budget(options: RunOptions) -> RunOptions:
-    """Return a run with so few repeats that the budget should pay for all of it."""
-    from convbatch.cli.dry_run import budget_share
-
-    share = budget_share(options)
-    if share is None or share >= 1:
-        return options
-    repeats = max(LEAST_REPEATS, int(REPEATS * share))
-    log_note(f"note: {repeats} repeats of each probe, not {REPEATS}: the budget may not pay for more")
-    return dataclasses.replace(options, repeats=repeats)
 
 
 def _judge(request: AuditRequest, runs: Sequence[str]) -> tuple[Audit, list[Run]]:

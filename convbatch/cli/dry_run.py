@@ -163,14 +163,34 @@ def budget_warning(spec: SessionSpec) -> list[str]:
     return [f"note: {line}; --dry-run shows the estimate" for line in _budget(plan, forecast_targets(plan))]
 
 
-def budget_share(options: RunOptions) -> float | None:
-    """Return how much of a run its budget should pay for, with a margin; None where that cannot be told."""
-    with prepare_dry_run(options) as plan:
-        if plan.max_cost is None:
-            return None
-        costs = ((one.prices, one.estimate.expected) for one in forecast_targets(plan))
-        expected = _in_one_currency(costs, plan.max_cost.currency, plan.manifest.rates)
-        return float(plan.max_cost.amount / expected) / BUDGET_MARGIN if expected else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What a run should cost."""
+
+    lines: Sequence[str]
+    share: float | None
+    """How much of the run its budget should pay for, with a margin; None without a budget or a cost."""
+
+
+def cost_outlook(plan: DryRun) -> Outlook:
+    """Return what a run should cost, in words, and how much of it its budget should pay for."""
+    forecasts = forecast_targets(plan)
+    figures = functools.reduce(Figures.plus, (one.estimate.expected for one in forecasts))
+    tokens = f"{round(figures.input_tokens, -3):,.0f} input and {round(figures.output_tokens, -3):,.0f} output tokens"
+    lines = [f"expected: {figures.calls:,.0f} calls, about {tokens}"]
+    for total in _totals(plan, forecasts, None):
+        low, expected, high = (
+            _amount(one) for one in (total.estimate.low, total.estimate.expected, total.estimate.high)
+        )
+        lines.append(f"expected cost: {expected} {total.currency} ({low} to {high})")
+    unpriced = [one.target.name for one in forecasts if one.unpriced and not one.target.simulated]
+    lines += [f"cost unknown, no price: {', '.join(unpriced)}"] if unpriced else []
+    lines += _budget(plan, forecasts)
+    if plan.max_cost is None:
+        return Outlook(lines=lines, share=None)
+    costs = ((one.prices, one.estimate.expected) for one in forecasts)
+    most = _in_one_currency(costs, plan.max_cost.currency, plan.manifest.rates)
+    return Outlook(lines=lines, share=float(plan.max_cost.amount / most) / BUDGET_MARGIN if most else None)
 
 
 def forecast_targets(plan: DryRun) -> list[Forecast]:

@@ -678,6 +678,15 @@ def audit(
             "--with", metavar="DATASET", help="Mix these dialogues in.", readable=False, rich_help_panel="Plan"
         ),
     ] = None,
+    max_output_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-output-tokens",
+            min=1,
+            help="Limit of a reply, for models that reason long; default 1024.",
+            rich_help_panel="Plan",
+        ),
+    ] = None,
     concurrency: Annotated[
         int | None, typer.Option("-j", "--concurrency", min=1, help="In flight per target.", rich_help_panel="Plan")
     ] = None,
@@ -709,6 +718,7 @@ def audit(
         repeats=repeats,
         language=language,
         datasets=tuple(with_datasets or ()),
+        max_output_tokens=max_output_tokens,
         concurrency=concurrency,
         rpm=rpm,
         env_file=env_file,

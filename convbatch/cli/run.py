@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -83,11 +83,20 @@ def _run(options: RunOptions, watch: Watch | None) -> ExitCode:
     return finish_watched(spec, watch, lambda watched: _finish_and_write(watched, options))
 
 
-def run_quietly(options: RunOptions, *, prints_table: bool) -> tuple[ExitCode, Path]:
-    """Prepare and run a new run for another command; return the exit code and the run folder."""
+def run_for(
+    options: RunOptions, *, before: Sequence[str], after: Callable[[RunFolder], str], prints_table: bool
+) -> tuple[ExitCode, Path]:
+    """Prepare and run a new run for another command; return the exit code and the run folder.
+
+    Args:
+        options: The run.
+        before: Further lines of its plan.
+        after: Returns the command that reads the run.
+        prints_table: Print the closing table.
+    """
     spec = prepare_run(options)
-    _log_lines([*plan_lines(spec, options), f"  folder: {_display_folder(spec.folder)}"])
-    return _finish(spec, as_json=not prints_table), spec.folder.path
+    _log_lines([*plan_lines(spec, options), *before, f"  folder: {_display_folder(spec.folder)}"])
+    return _finish(spec, as_json=not prints_table, next_line=after(spec.folder)), spec.folder.path
 
 
 def _check_outputs(reports: Sequence[Path], fail_under: str | None, *, run_folder: Path | None = None) -> None:
@@ -162,8 +171,10 @@ def _with_given(error: ConvbatchError, path: Path, given: Mapping[str, Any]) -> 
     return with_resume_line(error, path, command_line("resume", read_given(ResumeOptions, given, run=str(path))))
 
 
-def _finish(spec: SessionSpec, *, as_json: bool) -> ExitCode:
+def _finish(spec: SessionSpec, *, as_json: bool, next_line: str | None = None) -> ExitCode:
     """Run a session and then its judge, print the results, return the exit code; `as_json`: without the closing table.
+
+    `next_line` is the command that reads the run; None: the one that shows its replies.
 
     Once `run_session` has returned, replies may have been paid for: a later error is printed in addition to the tables,
     never instead of them.
@@ -198,7 +209,7 @@ def _finish(spec: SessionSpec, *, as_json: bool) -> ExitCode:
         judged = judge_result is not None and judge_result.error is None
         remaining = Remaining(result.open_turns, unjudged=wants_judge(spec.manifest) and not judged)
     with _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        _log_lines(_closing_lines(spec, results, remaining))
+        _log_lines(_closing_lines(spec, results, remaining, next_line))
     is_open = remaining.open or remaining.unjudged
     if remaining.without_verdict and code != ExitCode.FAILED:  # a gate that failed did so whatever they are
         is_open = True
@@ -358,7 +369,9 @@ def _count_behind_errors(run: Run) -> int:
     return behind
 
 
-def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining) -> list[str]:
+def _closing_lines(
+    spec: SessionSpec, results: Sequence[SessionResult], remaining: Remaining, next_line: str | None
+) -> list[str]:
     folder = _display_folder(spec.folder)
     result = results[-1]
     lines = [f"{target} is suspended: {reason}" for each in results for target, reason in each.suspended.items()]
@@ -380,14 +393,15 @@ def _closing_lines(spec: SessionSpec, results: Sequence[SessionResult], remainin
             lines += [
                 f"{open_text}; finish them with:",
                 f"  {resume_line(spec, budget)}",
+                *([] if next_line is None else ["and then:", f"  {next_line}"]),
             ]
     elif remaining.without_verdict:
         checks = count_of(remaining.without_verdict, "check")
         lines.append(f"{checks} without a verdict; to ask the judge again (paid again):")
         lines.append(f"  {ask_again_line(spec)}")
     else:
-        several = len(spec.targets) > 1
-        lines.append(f"next: {read_line('table', spec.folder, *(['--wide', 'reply'] if several else []))}")
+        wide = ["--wide", "reply"] if len(spec.targets) > 1 else []
+        lines.append(f"next: {next_line or read_line('table', spec.folder, *wide)}")
     return lines
 
 

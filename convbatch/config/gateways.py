@@ -305,6 +305,8 @@ class Overrides:
     attempt_timeout_s: float | None = None
     stream: bool = False
     """True asks for streams wherever the config does not; False leaves that to the config."""
+    unset: tuple[str, ...] = ()
+    """Settings that are not sent, in addition to those of the config."""
 
     def apply_to(self, gateway: Gateway) -> Gateway:
         """Return the gateway with these options applied."""
@@ -314,6 +316,8 @@ class Overrides:
             changes["attempt_timeout_s"] = self.attempt_timeout_s
         if self.stream:
             changes["stream"] = True
+        if self.unset:
+            changes["unset"] = tuple(dict.fromkeys((*gateway.unset, *self.unset)))
         return dataclasses.replace(gateway, **changes) if changes else gateway
 
 

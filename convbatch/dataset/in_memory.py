@@ -33,6 +33,8 @@ class InMemoryDataset:
     """One row a turn, as in a CSV file."""
     expression: str = NAME
     """What is indexed in messages: `dataset[12]`, or `dataset.iloc[12]` for a frame."""
+    name: str = NAME
+    """What a run folder is named after."""
 
     @property
     def label(self) -> str:

@@ -354,6 +354,8 @@ class RunOptions(
     """`NAME=value` of the environment variables that set an option; printed in the plan."""
     in_memory: "InMemoryDataset | None" = None
     """Dialogues given in Python, in place of `datasets`."""
+    unset: tuple[str, ...] = ()
+    """Settings that no target is sent, whatever its configuration says."""
 
     @property
     def reports(self) -> tuple[Path, ...]:

@@ -173,6 +173,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
         rpd=options.rpd,
         attempt_timeout_s=options.attempt_timeout_s,
         stream=options.stream,
+        unset=options.unset,
     )
     targets = resolve_targets(options.models, options.gateways, config, overrides)
     judge = None
@@ -463,7 +464,7 @@ def _refuse_occupied(out: Path | None) -> None:
 def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
     if options.folder is not None:
         return RunFolder.create(options.folder)
-    stem = "dataset" if options.in_memory is not None else options.datasets[0].name.split(".")[0]
+    stem = options.datasets[0].name.split(".")[0] if options.in_memory is None else options.in_memory.name
     return RunFolder.create_in(RESULTS, default_name(started.timestamp(), stem))
 
 
