@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,14 @@ from convbatch.auditing.finding import Finding
 from convbatch.auditing.judge import Audit, judge
 from convbatch.auditing.monitor import monitor
 from convbatch.auditing.reading import AuditInputs, load_pairs
+from convbatch.auditing.replies import LIMIT
 from convbatch.errors import SetupError
 from convbatch.reporting.usage_log import JoinedLog, join_usage_log
 from convbatch.reporting.usage_log_matching import OUTSIDE, JoinedPair
 from convbatch.results.run import Run
+
+MANY_UNANSWERED = 0.05
+"""Share of replies without a text from which a note says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,7 @@ def audit_runs(
     inputs = load_pairs(runs, reference=reference)
     findings = {} if bill is None else _billed(inputs, bill)
     pairs = [dataclasses.replace(pair, money=findings.get(pair.candidate.name)) for pair in inputs.pairs]
-    notes = [*inputs.notes]
+    notes = [*inputs.notes, *_unanswered_notes(inputs)]
     if bill is not None and not findings:
         notes.append(f"{bill.path.name} is the bill of no candidate: not compared")
     return judge(pairs, alpha=alpha, notes=notes), inputs.runs
@@ -74,7 +78,20 @@ def monitor_runs(runs: Sequence[str | Path | Run], *, alpha: float = 0.05) -> tu
         raise SetupError(f"--monitor watches one target, not {len(names)}: {', '.join(sorted(names))}", hint=hint)
     days = [inputs.pairs[0].reference, *(pair.candidate for pair in inputs.pairs)]
     found = monitor(days, alpha=alpha)
-    return dataclasses.replace(found, notes=[*inputs.notes, *found.notes]), inputs.runs
+    return dataclasses.replace(found, notes=[*inputs.notes, *_unanswered_notes(inputs), *found.notes]), inputs.runs
+
+
+def _unanswered_notes(inputs: AuditInputs) -> Iterator[str]:
+    """Yield which sides often reasoned up to the limit: a reply without a text answers no question."""
+    sides = {side.name: side for pair in inputs.pairs for side in (pair.reference, pair.candidate)}
+    for name, side in sides.items():
+        replies = [reply for reply in side.replies if LIMIT not in reply.tags]
+        cut = sum(reply.finish_reason == "length" and not reply.text for reply in replies)
+        if cut > MANY_UNANSWERED * len(replies):
+            yield (
+                f"{name}: {cut:,} of {len(replies):,} replies reached their limit before any text, probably by "
+                "reasoning; raise it, for the probes by --plan --max-output-tokens 8192"
+            )
 
 
 def _billed(inputs: AuditInputs, bill: Bill) -> Mapping[str, Finding]:

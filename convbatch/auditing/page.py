@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from convbatch.auditing.finding import Evidence
 from convbatch.auditing.judge import Audit, JudgedPair, JudgedQuestion
-from convbatch.auditing.render import HEADINGS, needed, question_rows, sentence
+from convbatch.auditing.render import HEADINGS, needed, question_rows, sentences
 from convbatch.console.html import Markup, element
 from convbatch.console.text import shorten
 from convbatch.reporting.page.causes import Place
@@ -75,7 +75,7 @@ def _verdict(audit: Audit) -> Markup:
     parts = [
         element("p", audit.verdict, class_="word"),
         element("p", _PLAIN[audit.verdict], class_="plain"),
-        element("p", sentence(audit)),
+        *(element("p", line) for line in sentences(audit)),
         *(element("p", note, class_="note") for note in audit.notes),
         element("p", f"Exit code {audit.exit_code:d}.", class_="note"),
     ]

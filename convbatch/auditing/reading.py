@@ -247,7 +247,7 @@ class _ConversationReader:
             reasoning_tokens=usage.get("reasoning_tokens"),
             counts_agree=usage.get("consistent"),
             max_output_tokens=intent.get("max_output_tokens") if not past.steps else None,
-            temperature=settings.temperature,
+            temperature=self._temperature(number, settings),
             seed=None if settings.seed is None else settings.seed + self._stored.id.repeat - 1,
             tags=frozenset(dialogue.tags),
             passed=_passed(outcomes, dialogue, number, reply.get("text")),
@@ -262,15 +262,24 @@ class _ConversationReader:
     def _is_fixed(self, number: int) -> bool:
         return self._manifest.history != "live" or number == self._first
 
-    def _settings(self, number: int) -> Settings:
+    def _settings(self, number: int, *, with_unset: bool = False) -> Settings:
         dialogue = self._stored.dialogue
         return effective_settings(
             command_line=self._manifest.settings,
             turn=dialogue.turns[number - 1].settings,
             dialogue=dialogue.settings,
             target=self._target.gateway.settings,
-            unset=self._target.gateway.unset,
+            unset=() if with_unset else self._target.gateway.unset,
         )
+
+    def _temperature(self, number: int, settings: Settings) -> float | None:
+        """Return the temperature; where the model takes none (`unset`) and is asked for one above 0, that one.
+
+        Models that refuse the setting draw their replies.
+        """
+        if "temperature" not in self._target.gateway.unset:
+            return settings.temperature
+        return self._settings(number, with_unset=True).temperature or None
 
     def _digest(self, number: int, settings: Settings) -> bytes:
         """Return a digest of the request: equal where the same is asked of two gateways, whatever the seed."""

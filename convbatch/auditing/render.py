@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from convbatch.auditing.finding import AuditVerdict, Evidence
+from convbatch.auditing.finding import AuditVerdict, Evidence, Finding, Question
 from convbatch.auditing.judge import Audit, JudgedPair, JudgedQuestion
 from convbatch.comparison.stats import Interval
 from convbatch.console import tables
 from convbatch.console.markdown import md, md_row
 from convbatch.console.text import printable, shorten
+from convbatch.dataset.reader import count_of
 from convbatch.results.export import Content, Part, json_bytes
 from convbatch.results.run import Run
 
@@ -20,7 +21,23 @@ SHOWN_ON_TERMINAL = 2
 """Pieces of evidence of a question; Markdown and JSON have all."""
 REPLY_SHOWN, PROMPT_SHOWN = 160, 100
 _STYLES: dict[AuditVerdict, str] = {"different": "bold red", "inconclusive": "yellow", "consistent": "green"}
-HEADINGS = ("question", "verdict", "effect", "95 % interval", "p, Holm", "power", "for")
+HEADINGS = ("question", "verdict", "effect", "95 % interval", "p, Holm", "power")
+_WORDS: dict[Question, tuple[str, str]] = {
+    "served_name": ("names another model", "names another model"),
+    "input_counts": (
+        "counts other input tokens for the same prompts",
+        "counts other input tokens for the same prompts",
+    ),
+    "output_counts": ("counts more output tokens for as much text", "counts fewer output tokens for as much text"),
+    "reasoning_tokens": ("reasons more", "reasons less"),
+    "replay": ("gives the same reply again more often", "gives the same reply again less often"),
+    "distribution": ("replies differently", "replies differently"),
+    "knowledge_border": ("knows less", "knows more"),
+    "obedience": ("obeys differently", "obeys differently"),
+    "tools": ("calls tools or keeps schemas differently", "calls tools or keeps schemas differently"),
+    "money": ("is billed for other counts", "is billed for other counts"),
+}
+"""What a difference means, for an effect above and below 0."""
 
 
 def audit_content(audit: Audit, runs: Sequence[Run]) -> Content:
@@ -54,7 +71,7 @@ def to_value(audit: Audit) -> dict[str, Any]:
             }
             for pair in audit.pairs
         ],
-        "summary": sentence(audit),
+        "summary": "; ".join(sentences(audit)),
         "notes": list(audit.notes),
     }
 
@@ -83,8 +100,7 @@ def needed(one: JudgedQuestion) -> str | None:
     """Return what a decision would take; None where there is one."""
     if one.verdict != "inconclusive":
         return None
-    reasons = [one.finding.open if one.finding.open != one.finding.detail else None, one.finding.needed]
-    return "; ".join(dict.fromkeys(filter(None, reasons))) or "data that can be asked this: see the detail"
+    return one.finding.needed or one.finding.open or "more data of the same kind"
 
 
 def _evidence_record(each: Evidence) -> dict[str, Any]:
@@ -98,37 +114,60 @@ def _evidence_record(each: Evidence) -> dict[str, Any]:
     }
 
 
-def sentence(audit: Audit) -> str:
-    """Return the verdict as one sentence."""
-    head = audit.verdict.upper()
-    pairs = [pair for pair in audit.pairs if pair.verdict == audit.verdict]
-    names = ", ".join(f"{pair.candidate} against {pair.reference}" for pair in pairs)
-    match audit.verdict:
+def sentences(audit: Audit) -> list[str]:
+    """Return the verdict on each pair as a sentence, the worst first."""
+    order: tuple[AuditVerdict, ...] = ("different", "inconclusive", "consistent")
+    return [pair_sentence(pair) for verdict in order for pair in audit.pairs if pair.verdict == verdict]
+
+
+def pair_sentence(pair: JudgedPair) -> str:
+    """Return the verdict on a pair as one sentence: which target, and why."""
+    head, asked = pair.verdict.upper(), count_of(len(pair.questions), "question")
+    names = [one.finding.question for one in pair.questions if one.verdict == pair.verdict]
+    match pair.verdict:
         case "different":
-            told = sorted({q.finding.question for pair in pairs for q in pair.questions if q.verdict == "different"})
-            return f"{head}: {names}: {', '.join(told)}"
+            told = [_reason(one.finding) for one in pair.questions if one.verdict == "different"]
+            return f"{head}: {pair.candidate} is not like {pair.reference}: it {', '.join(told)}"
         case "consistent":
-            return f"{head}: {names}: no question found a difference, and each could have found the effect it names"
+            return f"{head}: {pair.candidate} is like {pair.reference}: {asked}, each with power to find a difference"
+        case "inconclusive" if not names:
+            return f"{head}: {pair.candidate} against {pair.reference}: there is nothing to compare"
         case "inconclusive":
-            return f"{head}: {names}: nothing differs so far, and some questions cannot tell"
+            return (
+                f"{head}: {pair.candidate} against {pair.reference}: no difference found, "
+                f"but {len(names)} of {asked} cannot be decided yet ({', '.join(names)})"
+            )
+
+
+def _reason(finding: Finding) -> str:
+    """Return what a difference means, with the name of its question."""
+    more, less = _WORDS[finding.question]
+    return f"{less if (finding.effect or 0) < 0 else more} ({finding.question})"
 
 
 def to_terminal(audit: Audit, *, file: IO[str] | None = None) -> None:
-    """Print an audit, the verdict first."""
+    """Print an audit, the verdicts first; details only of what differs or is open."""
     console = tables.console(file)
-    tables.print_note(console, sentence(audit), _STYLES[audit.verdict])
+    for line in sentences(audit):
+        tables.print_note(console, line, _STYLES[_verdict_of(line)])
     for note in audit.notes:
         tables.print_note(console, note, "bold" if note.startswith("SIMULATED") else "")
     for pair in audit.pairs:
         console.print()
-        tables.print_note(console, f"{pair.candidate} against {pair.reference}: {pair.verdict}", _STYLES[pair.verdict])
+        tables.print_note(console, f"{pair.candidate} against {pair.reference}", "bold")
         grid = tables.make_table(*HEADINGS)
-        for row in question_rows(pair):
-            grid.add_row(*map(tables.single_line_text, row))
+        for one, row in zip(pair.questions, question_rows(pair), strict=True):
+            styles = ["", _STYLES[one.verdict], *("" for _ in row[2:])]
+            grid.add_row(*map(tables.single_line_text, row, styles))
         console.print(grid)
         for one in pair.questions:
-            for line, indent in _lines(one):
-                tables.print_note(console, line, indent=indent)
+            if one.verdict != "consistent":
+                for line, indent in _lines(one):
+                    tables.print_note(console, line, indent=indent)
+
+
+def _verdict_of(line: str) -> AuditVerdict:
+    return next(verdict for verdict in _STYLES if line.startswith(verdict.upper()))
 
 
 def question_rows(pair: JudgedPair) -> Iterator[list[str]]:
@@ -141,27 +180,44 @@ def question_rows(pair: JudgedPair) -> Iterator[list[str]]:
             _number(finding.effect, signed=True),
             tables.NONE if finding.interval is None else _interval(finding.interval),
             tables.NONE if one.p_holm is None else f"{one.p_holm:.2g}",
-            tables.NONE if finding.power is None else f"{finding.power:.2f}",
-            tables.NONE if not finding.limit else _number(finding.power_for or finding.limit),
+            _power(finding),
         ]
+
+
+def _power(finding: Finding) -> str:
+    """Return the power with the effect that it is for."""
+    if finding.power is None:
+        return tables.NONE
+    size = finding.power_for or finding.limit
+    return f"{finding.power:.2f} for {_number(size)}" if size else f"{finding.power:.2f}"
 
 
 def _number(value: float | None, *, signed: bool = False) -> str:
     if value is None:
         return tables.NONE
-    return f"{value * 100:+.3g} %" if signed else f"{value * 100:.3g} %"
+    return f"{_rounded(value, signed=signed)} %"
+
+
+def _rounded(value: float, *, signed: bool = True) -> str:
+    """Return a share in percent: to two digits, a hundred and more whole."""
+    percent = value * 100
+    digits = 0 if abs(percent) >= 99.5 else 2
+    text = f"{percent:.0f}" if digits == 0 else f"{percent:.{digits}g}"
+    return text if text.startswith("-") or not signed or float(text) == 0 else f"+{text}"
 
 
 def _interval(interval: Interval) -> str:
-    return " to ".join(_number(limit, signed=True) for limit in interval)
+    return f"{_rounded(interval.low)} to {_rounded(interval.high)} %"
 
 
 def _lines(one: JudgedQuestion, *, shown: int = SHOWN_ON_TERMINAL) -> Iterator[tuple[str, int]]:
     """Yield the lines below the table, with their indent."""
     finding = one.finding
     first, *others = finding.detail.split("; ")
-    yield f"{finding.question}: {first}", 2
+    yield f"{finding.question}, {one.verdict}: {first}", 2
     yield from ((other, 4) for other in others)
+    if finding.effect is not None and finding.measure:
+        yield f"effect: {finding.measure}", 4
     if (what := needed(one)) is not None:
         yield f"a decision would take: {what}", 4
     if one.verdict != "different":
@@ -170,9 +226,11 @@ def _lines(one: JudgedQuestion, *, shown: int = SHOWN_ON_TERMINAL) -> Iterator[t
         yield f"{each.dialogue} turn {each.turn}: {_cut(each.prompt, PROMPT_SHOWN)}", 4
         for name, text in (("reference", each.reference), ("candidate", each.candidate)):
             if text is not None:
-                yield f"{name}: {_cut(text, REPLY_SHOWN)}", 6
+                yield f"{name}: {_cut(text, REPLY_SHOWN) or '(empty)'}", 6
         if each.note:
             yield each.note, 6
+    if len(finding.evidence) > shown:
+        yield f"and {len(finding.evidence) - shown} more, in full: -o audit.html", 4
 
 
 def _cut(text: str, most: int) -> str:
@@ -181,9 +239,10 @@ def _cut(text: str, most: int) -> str:
 
 def to_markdown(audit: Audit) -> str:
     """Return the audit as a Markdown page."""
-    parts = [f"## {md(printable(sentence(audit)))}"]
-    if audit.notes:
-        parts.append("\n".join(f"- {md(printable(note))}" for note in audit.notes))
+    first, *others = sentences(audit)
+    parts = [f"## {md(printable(first))}"]
+    if others or audit.notes:
+        parts.append("\n".join(f"- {md(printable(line))}" for line in (*others, *audit.notes)))
     for pair in audit.pairs:
         parts.append(f"### {md(printable(f'{pair.candidate} against {pair.reference}: {pair.verdict}'))}")
         parts.append(_md_table(HEADINGS, list(question_rows(pair))))

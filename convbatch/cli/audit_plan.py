@@ -52,9 +52,9 @@ def _options(plan: PlanRequest, judged: JudgedWith) -> RunOptions:
     targets = resolve_targets(plan.models, plan.gateways, load_config(judged.config))
     without_zero, without_any = _refusing(targets, 0.0), _refusing(targets, 1.0)
     if without_any:
-        log_note(f"note: {', '.join(without_any)} takes no temperature: all probes are asked without one")
+        log_note(f"note: no temperature at {', '.join(without_any)}: every target is asked without one")
     elif without_zero:
-        log_note(f"note: {', '.join(without_zero)} takes no temperature of 0: no target is asked at 0")
+        log_note(f"note: no temperature of 0 at {', '.join(without_zero)}: no target is asked at 0")
     return RunOptions(
         datasets=(),
         in_memory=probe_dataset(

@@ -10,9 +10,9 @@ from convbatch.console.status_block import cell_width
 
 _WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6"
 _OPENING, _CLOSING = "（「『【《〈〔“‘", "、。，．！？；：）」』】》〉〕”’…"
-WORD = re.compile(rf"[{_OPENING}]*(?:[^\s{_WIDE}]+|[{_WIDE}])[{_CLOSING}]*\s*|\S\s*|\s+")
-"""A word with the blanks after it. Chinese, Japanese and Korean text may break after every character, but no line
-begins with a closing mark or ends with an opening one."""
+WORD = re.compile(rf"[{_OPENING}]*(?:[^\s{_WIDE}]+(?:(?<=\d) %[^\s{_WIDE}]*)?|[{_WIDE}])[{_CLOSING}]*\s*|\S\s*|\s+")
+"""A word with the blanks after it; `5 %` is one. Chinese, Japanese and Korean text may break after every character, but
+no line begins with a closing mark or ends with an opening one."""
 _NUMBER = re.compile(r"\W*\d[\d.,:/-]*")
 _COMMAND = re.compile(r"\s*(next: )?convbatch [a-z]")
 _QUOTED = re.compile(r"`[^`]*`|(?<=: )convbatch [a-z][^;(]*[^;( ]")
