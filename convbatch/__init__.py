@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from convbatch._version import __version__ as __version__
     from convbatch.api import replay as replay
     from convbatch.api import run as run
+    from convbatch.auditing.audit import audit as audit
+    from convbatch.auditing.judge import Audit as Audit
     from convbatch.checks.values import CheckInput as CheckInput
     from convbatch.comparison.compare import Comparison as Comparison
     from convbatch.comparison.compare import compare as compare
@@ -42,6 +44,8 @@ _HOME = {
     "report": "reporting.report",
     "compare": "comparison.compare",
     "Comparison": "comparison.compare",
+    "audit": "auditing.audit",
+    "Audit": "auditing.judge",
     "Run": "results.run",
     "CheckInput": "checks.values",
     "Dialogue": "dialogue",

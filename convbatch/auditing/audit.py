@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from pathlib import Path
 from convbatch.auditing.bills import money
 from convbatch.auditing.finding import Finding
 from convbatch.auditing.judge import Audit, judge
-from convbatch.auditing.monitor import monitor
+from convbatch.auditing.monitor import monitor as judge_days
 from convbatch.auditing.reading import AuditInputs, load_pairs
 from convbatch.auditing.replies import LIMIT
-from convbatch.errors import SetupError
+from convbatch.errors import SetupError, named_by_keyword
 from convbatch.reporting.usage_log import JoinedLog, join_usage_log
 from convbatch.reporting.usage_log_matching import OUTSIDE, JoinedPair
 from convbatch.results.run import Run
@@ -29,6 +30,63 @@ class Bill:
     path: Path
     form: str | None = None
     config: Path | None = None
+
+
+def audit(
+    *runs: str | Path | Run,
+    reference: str | None = None,
+    alpha: float = 0.05,
+    bill: str | Path | None = None,
+    bill_form: str | None = None,
+    config: str | Path | None = None,
+    monitor: bool = False,
+) -> Audit:
+    """Judge whether targets that claim one model are one model; nothing is sent.
+
+    Args:
+        runs: Runs, their paths or names, or `RUN:target`. One target in several runs is compared with its earliest run.
+        reference: Gateway or target to trust; None = the first.
+        alpha: Probability of any wrong `different` in the audit, at most.
+        bill: A gateway's usage log (CSV), to test its counts.
+        bill_form: Format of the usage log; None = the one that fits.
+        config: Where formats of usage logs are defined; None = `convbatch.toml` in the working directory.
+        monitor: The runs are days of one target: `alpha` holds for all days together, however often this is asked.
+
+    Returns:
+        The verdict, and for each pair of targets the questions with their findings and evidence.
+
+    Raises:
+        SetupError: There is no such run or side, or nothing to compare.
+        InputError: The bill or the config cannot be read.
+    """
+    with named_by_keyword(_KEYWORDS):
+        check_options(alpha=alpha, bill=bill, bill_form=bill_form, reference=reference, monitor=monitor)
+        if monitor:
+            return monitor_runs(runs, alpha=alpha)[0]
+        formats = None if config is None else Path(config)
+        log = None if bill is None else Bill(path=Path(bill), form=bill_form, config=formats)
+        return audit_runs(runs, reference=reference, alpha=alpha, bill=log)[0]
+
+
+_KEYWORDS = {f"--{name.replace('_', '-')}": name for name in inspect.signature(audit).parameters}
+"""Keyword argument of `audit` by option of the command."""
+
+
+def check_options(
+    *, alpha: float, bill: object | None, bill_form: str | None, reference: str | None, monitor: bool
+) -> None:
+    """Refuse options that cannot work, before a run is read.
+
+    Raises:
+        SetupError: They cannot.
+    """
+    if not 0 < alpha < 0.5:
+        raise SetupError("--alpha must be between 0 and 0.5", found=f"{alpha:g}")
+    if bill is None and bill_form is not None:
+        raise SetupError("--bill-form without --bill", hint="name the usage log: --bill FILE.csv")
+    if monitor and (reference is not None or bill is not None):
+        hint = "name the runs of one target, the last good one first"
+        raise SetupError("--monitor cannot be combined with --reference or --bill", hint=hint)
 
 
 def audit_runs(
@@ -74,10 +132,10 @@ def monitor_runs(runs: Sequence[str | Path | Run], *, alpha: float = 0.05) -> tu
     inputs = load_pairs(runs)
     names = {target for those in inputs.groups.values() for _, target in those}
     if len(names) > 1:
-        hint = "watch one: RUN:target for each run"
+        hint = f"name one of them in each run: {inputs.runs[0].name}:{min(names)}"
         raise SetupError(f"--monitor watches one target, not {len(names)}: {', '.join(sorted(names))}", hint=hint)
     days = [inputs.pairs[0].reference, *(pair.candidate for pair in inputs.pairs)]
-    found = monitor(days, alpha=alpha)
+    found = judge_days(days, alpha=alpha)
     return dataclasses.replace(found, notes=[*inputs.notes, *_unanswered_notes(inputs), *found.notes]), inputs.runs
 
 

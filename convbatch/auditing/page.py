@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from convbatch.auditing.finding import Evidence
 from convbatch.auditing.judge import Audit, JudgedPair, JudgedQuestion
-from convbatch.auditing.render import HEADINGS, needed, question_rows, sentences
+from convbatch.auditing.render import HEADINGS, VERDICTS, needed, question_rows, sentences
 from convbatch.console.html import Markup, element
 from convbatch.console.text import shorten
 from convbatch.reporting.page.causes import Place
@@ -85,14 +85,16 @@ def _verdict(audit: Audit) -> Markup:
 def _pair(pair: JudgedPair) -> Iterator[Markup]:
     figures = [False, False, *(True for _ in HEADINGS[2:])]
     yield table(Table(HEADINGS, figures, list(question_rows(pair))), "Questions and verdicts")
-    for one in pair.questions:
+    for one in sorted(pair.questions, key=lambda one: VERDICTS.index(one.verdict)):
         yield from _question(one)
 
 
 def _question(one: JudgedQuestion) -> Iterator[Markup]:
     finding = one.finding
     yield element("h3", f"{finding.question}: {one.verdict}")
-    yield element("p", finding.detail)
+    yield from (element("p", part) for part in finding.detail.split("; "))
+    if finding.effect is not None and finding.measure:
+        yield element("p", f"Effect: {finding.measure}.", class_="note")
     if (what := needed(one)) is not None:
         yield element("p", f"A decision would take: {what}.", class_="advice")
     if one.verdict == "different" and finding.evidence:
@@ -104,5 +106,5 @@ def _evidence(each: Evidence) -> Markup:
     parts = [element("a", str(place), href=place.link), f": {shorten(each.prompt, REPLY_SHOWN)}"]
     for name, text in (("reference", each.reference), ("candidate", each.candidate)):
         if text is not None:
-            parts.append(element("p", element("strong", f"{name}: "), shorten(text, REPLY_SHOWN)))
+            parts.append(element("p", element("strong", f"{name}: "), shorten(text, REPLY_SHOWN) or "(empty)"))
     return element("li", *parts, *([element("p", each.note)] if each.note else []))

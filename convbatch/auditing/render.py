@@ -20,24 +20,23 @@ AUDIT_PARTS: tuple[Part, ...] = ("value", "markdown", "page")
 SHOWN_ON_TERMINAL = 2
 """Pieces of evidence of a question; Markdown and JSON have all."""
 REPLY_SHOWN, PROMPT_SHOWN = 160, 100
+VERDICTS: tuple[AuditVerdict, ...] = ("different", "inconclusive", "consistent")
+"""The worst first."""
 _STYLES: dict[AuditVerdict, str] = {"different": "bold red", "inconclusive": "yellow", "consistent": "green"}
 HEADINGS = ("question", "verdict", "effect", "95 % interval", "p, Holm", "power")
 _WORDS: dict[Question, tuple[str, str]] = {
     "served_name": ("names another model", "names another model"),
-    "input_counts": (
-        "counts other input tokens for the same prompts",
-        "counts other input tokens for the same prompts",
-    ),
-    "output_counts": ("counts more output tokens for as much text", "counts fewer output tokens for as much text"),
-    "reasoning_tokens": ("reasons more", "reasons less"),
-    "replay": ("gives the same reply again more often", "gives the same reply again less often"),
-    "distribution": ("replies differently", "replies differently"),
     "knowledge_border": ("knows less", "knows more"),
+    "distribution": ("replies differently", "replies differently"),
     "obedience": ("obeys differently", "obeys differently"),
     "tools": ("calls tools or keeps schemas differently", "calls tools or keeps schemas differently"),
+    "input_counts": ("counts the same prompts differently", "counts the same prompts differently"),
+    "output_counts": ("counts more output tokens for as much text", "counts fewer output tokens for as much text"),
+    "reasoning_tokens": ("reasons more", "reasons less"),
     "money": ("is billed for other counts", "is billed for other counts"),
+    "replay": ("gives the same reply again more often", "gives the same reply again less often"),
 }
-"""What a difference means, for an effect above and below 0."""
+"""What a difference means, for an effect above and below 0; in the order in which a sentence names them."""
 
 
 def audit_content(audit: Audit, runs: Sequence[Run]) -> Content:
@@ -116,8 +115,7 @@ def _evidence_record(each: Evidence) -> dict[str, Any]:
 
 def sentences(audit: Audit) -> list[str]:
     """Return the verdict on each pair as a sentence, the worst first."""
-    order: tuple[AuditVerdict, ...] = ("different", "inconclusive", "consistent")
-    return [pair_sentence(pair) for verdict in order for pair in audit.pairs if pair.verdict == verdict]
+    return [pair_sentence(pair) for pair in sorted(audit.pairs, key=lambda pair: VERDICTS.index(pair.verdict))]
 
 
 def pair_sentence(pair: JudgedPair) -> str:
@@ -126,7 +124,8 @@ def pair_sentence(pair: JudgedPair) -> str:
     names = [one.finding.question for one in pair.questions if one.verdict == pair.verdict]
     match pair.verdict:
         case "different":
-            told = [_reason(one.finding) for one in pair.questions if one.verdict == "different"]
+            found = {one.finding.question: one.finding for one in pair.questions if one.verdict == "different"}
+            told = [_reason(found[question]) for question in _WORDS if question in found]
             return f"{head}: {pair.candidate} is not like {pair.reference}: it {', '.join(told)}"
         case "consistent":
             return f"{head}: {pair.candidate} is like {pair.reference}: {asked}, each with power to find a difference"

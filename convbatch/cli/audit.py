@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convbatch.auditing.audit import Bill, audit_runs, monitor_runs
+from convbatch.auditing.audit import Bill, audit_runs, check_options, monitor_runs
 from convbatch.auditing.judge import Audit
 from convbatch.auditing.render import AUDIT_PARTS, audit_content, to_json, to_terminal
 from convbatch.console.text import ignoring_broken_pipe, printable_json
@@ -131,13 +131,16 @@ def _check(request: AuditRequest) -> None:
         )
     if request.plan is not None and not request.plan.models:
         raise SetupError("--plan needs a model at two gateways", hint="-m MODEL -g A -g B, or -m MODEL@A -m MODEL@B")
-    if not 0 < request.alpha < 0.5:
-        raise SetupError("--alpha must be between 0 and 0.5", found=f"{request.alpha:g}")
-    if request.bill is None and request.bill_form is not None:
-        raise SetupError("--bill-form without --bill", hint="name the usage log: --bill FILE.csv")
-    if request.monitor and (request.plan or request.reference or request.bill):
-        hint = "name the runs of one target, the last good one first"
-        raise SetupError("--monitor cannot be combined with --plan, --reference or --bill", hint=hint)
+    check_options(
+        alpha=request.alpha,
+        bill=request.bill,
+        bill_form=request.bill_form,
+        reference=request.reference,
+        monitor=request.monitor,
+    )
+    if request.monitor and request.plan is not None:
+        hint = "plan the run of a day, then watch all days: convbatch audit GOOD MONDAY TUESDAY --monitor"
+        raise SetupError("--monitor cannot be combined with --plan", hint=hint)
     check_files(request.files, AUDIT_PARTS)
 
 

@@ -39,7 +39,7 @@ class InMemoryDataset:
     @property
     def label(self) -> str:
         """Name in notes and in `run.json`; not the name of a file."""
-        return f"{NAME} (in memory)"
+        return f"{self.name} (in memory)"
 
     @property
     def size(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import convbatch
 from convbatch.auditing import plan
 from convbatch.auditing.audit import audit_runs
 from convbatch.auditing.finding import QUESTIONS
@@ -101,16 +102,29 @@ def test_two_named_targets_are_a_pair_whatever_their_models_are_called(tmp_path:
     assert [(pair.reference.name, pair.candidate.name) for pair in pairs] == [("m@a", "n@b")]
 
 
+TWO = ("--plan", "-m", "m", "-g", "local", "-g", "simulator")
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
         ((), "no run to audit"),
         (("r", "--reference", "c"), "no side has this name"),
         (("r", "--budget", "1USD"), "--budget: only with --plan"),
-        (("--plan", "-m", "m"), "a model at two gateways"),
+        (("--plan",), "a model at two gateways"),
+        (("--plan", "-m", "m", "-g", "simulator"), "nothing to compare m@simulator with"),
+        (("--plan", "-m", "m@local", "-m", "n@local", "-m", "m@simulator"), "nothing to compare n@local with"),
+        ((*TWO, "--reference", "x"), "--reference x: no target"),
+        (
+            (*TWO, "--budget", "1USD"),
+            "--budget needs a price for m@local",
+        ),
+        ((*TWO, "--with", "bad.jsonl"), "bad.jsonl:2"),
+        ((*TWO, "--with", "twice.jsonl"), "also that of a probe"),
+        (("r", "--monitor", "--reference", "a"), "--monitor cannot be combined"),
         (("r", "--alpha", "0.7"), "--alpha must be between"),
         (("r", "-o", "x.csv"), "cannot tell the format"),
-        (("--plan", "-m", "m", "-g", "a", "-g", "b", "--language", "fr"), "no probes in 'fr'"),
+        ((*TWO, "--language", "fr"), "no probes in 'fr'"),
     ],
 )
 def test_what_cannot_be_audited_is_refused(
@@ -118,9 +132,21 @@ def test_what_cannot_be_audited_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made(tmp_path / "r", A, B).write()
+    (tmp_path / "bad.jsonl").write_text('{"turns": [{"user": "x"}]}\n{"turns": [{"usr": "x"}]}\n')
+    (tmp_path / "twice.jsonl").write_text('{"id": "border-messier-andromeda-en", "turns": [{"user": "x"}]}\n')
     done = convbatch("audit", *args)
     assert done.code == 2
+    assert not (tmp_path / "results").exists()
     assert told in done.err
+
+
+def test_the_python_api_judges_as_the_command_does(tmp_path: Path) -> None:
+    made(tmp_path / "r", A, B, served="other-model").write()
+    found = convbatch.audit(tmp_path / "r", reference="a")
+    assert isinstance(found, convbatch.Audit)
+    assert (found.verdict, found.exit_code) == ("different", 1)
+    with pytest.raises(SetupError, match="alpha= must be between"):
+        convbatch.audit(tmp_path / "r", alpha=5)
 
 
 def test_an_expected_answer_is_a_check_of_a_border_question(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 import convbatch
+from convbatch.auditing.audit import audit_runs
+from convbatch.auditing.page import audit_page
 from convbatch.comparison.compare import ComparisonRules, compare_runs
 from convbatch.comparison.page import comparison_page
 from convbatch.console.html import element
@@ -61,6 +63,8 @@ class Files(NamedTuple):
     large: Path
     tools: Path
     media: Path
+    audit: Path
+    hostile_audit: Path
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Files:
         QUICKSTART.with_name("media.jsonl"), models=[GOOD], out=folder / "pictures", progress=False
     )
     contents.media.write_bytes(report_of(of_media))
+    contents.audit.write_bytes(audit_of(run, GOOD, DRIFT))
+    contents.hostile_audit.write_bytes(audit_of(hostile, *hostile.targets))
     return contents
+
+
+def audit_of(run: Run, *targets: str) -> bytes:
+    return audit_page(*audit_runs([f"{run.path}:{target}" for target in targets]))
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +174,7 @@ def large_page(run: Run) -> bytes:
     return html_page("large", [element("main", viewer(packed, "convbatch report"))], packed.packed)
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "comparison", "audit"])
 def test_a_page_opens_without_an_error_and_is_accessible(browser: Browser, pages: Files, name: str) -> None:
     with opened(browser, getattr(pages, name)) as view:
         view.unfold()
@@ -363,7 +373,7 @@ def test_a_page_is_printed(report: OpenPage) -> None:
     assert report.page.pdf().startswith(b"%PDF-")
 
 
-@pytest.mark.parametrize("name", ["hostile", "hostile_comparison"])
+@pytest.mark.parametrize("name", ["hostile", "hostile_comparison", "hostile_audit"])
 def test_hostile_texts_run_nothing(browser: Browser, pages: Files, name: str) -> None:
     with opened(browser, getattr(pages, name)) as view:
         page = view.page

@@ -10,6 +10,7 @@ import gzip
 import html
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -151,6 +152,7 @@ READING_COMMANDS = (
         "c.html",
         "--json",
     ),
+    *(("audit", "out", "copy", *more) for more in ((), ("--json", "-o", "a.md", "-o", "a.json", "-o", "a.html"))),
     ("check", "out", "--dataset", "checked.jsonl"),
     ("runs",),
     ("resume", "out", "--max-attempts", "1", "--deadline", "2s"),  # it is refused again, and would wait for minutes
@@ -176,6 +178,7 @@ def test_a_key_echoed_by_the_gateway_appears_in_no_output_or_file(
     assert done.code == 3, done.err
     assert set(sent[: len(ECHOES)]) == {CANARY}, "the gateway received the key that it echoes"
     monkeypatch.chdir(tmp_path)
+    shutil.copytree("out", "copy")
     for command in READING_COMMANDS:
         read = CliRunner().invoke(app, command)
         assert read.exit_code in (0, 1, 2, 3), read.output
