@@ -110,7 +110,7 @@ def audit_runs(
     inputs = load_pairs(runs, reference=reference)
     findings = {} if bill is None else _billed(inputs, bill)
     pairs = [dataclasses.replace(pair, money=findings.get(pair.candidate.name)) for pair in inputs.pairs]
-    notes = [*inputs.notes, *_unanswered_notes(inputs)]
+    notes = [*inputs.notes, *_disjoint_notes(inputs), *_unanswered_notes(inputs)]
     if bill is not None and not findings:
         notes.append(f"{bill.path.name} is the bill of no candidate: not compared")
     return judge(pairs, alpha=alpha, notes=notes), inputs.runs
@@ -136,7 +136,19 @@ def monitor_runs(runs: Sequence[str | Path | Run], *, alpha: float = 0.05) -> tu
         raise SetupError(f"--monitor watches one target, not {len(names)}: {', '.join(sorted(names))}", hint=hint)
     days = [inputs.pairs[0].reference, *(pair.candidate for pair in inputs.pairs)]
     found = judge_days(days, alpha=alpha)
-    return dataclasses.replace(found, notes=[*inputs.notes, *_unanswered_notes(inputs), *found.notes]), inputs.runs
+    notes = [*inputs.notes, *_disjoint_notes(inputs), *_unanswered_notes(inputs), *found.notes]
+    return dataclasses.replace(found, notes=notes), inputs.runs
+
+
+def _disjoint_notes(inputs: AuditInputs) -> Iterator[str]:
+    """Yield which sides were not asked the same."""
+    for pair in inputs.pairs:
+        asked, other = ({reply.prompt for reply in side.replies} for side in (pair.reference, pair.candidate))
+        if asked and other and asked.isdisjoint(other):
+            yield (
+                f"{pair.candidate.name} and {pair.reference.name} have no prompt in common: "
+                "replay the same dialogues with the same settings at both"
+            )
 
 
 def _unanswered_notes(inputs: AuditInputs) -> Iterator[str]:

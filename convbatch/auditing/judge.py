@@ -95,6 +95,17 @@ def worst_verdict(verdicts: Sequence[AuditVerdict]) -> AuditVerdict:
     return "consistent" if verdicts and set(verdicts) == {"consistent"} else "inconclusive"
 
 
+ABOUT_REPLIES: frozenset[Question] = frozenset({"distribution", "knowledge_border"})
+"""Questions about what a model says: names and counts are what a gateway says about itself."""
+
+
+def pair_verdict(questions: Sequence[JudgedQuestion]) -> AuditVerdict:
+    """Return the verdict on a pair: never `consistent` by what a gateway says about itself alone."""
+    verdict = worst_verdict([one.verdict for one in questions])
+    asked = {one.finding.question for one in questions}
+    return "inconclusive" if verdict == "consistent" and asked.isdisjoint(ABOUT_REPLIES) else verdict
+
+
 def judge(
     pairs: Sequence[Pair], *, alpha: float = 0.05, draws: int = DRAWS, seed: int = 0, notes: Sequence[str] = ()
 ) -> Audit:
@@ -126,7 +137,7 @@ def judge(
             JudgedPair(
                 reference=pair.reference.name,
                 candidate=pair.candidate.name,
-                verdict=worst_verdict([one.verdict for one in questions]),
+                verdict=pair_verdict(questions),
                 questions=questions,
             )
             for pair, questions in zip(pairs, judged, strict=True)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 
 from convbatch.auditing.finding import DRAWS, Finding, Question, Rules
-from convbatch.auditing.judge import Audit, JudgedPair, JudgedQuestion, Pair, ask_all, worst_verdict
+from convbatch.auditing.judge import Audit, JudgedPair, JudgedQuestion, Pair, ask_all, pair_verdict
 from convbatch.auditing.replies import Side
 
 _FACTS: frozenset[Question] = frozenset({"served_name", "input_counts"})
@@ -89,7 +89,7 @@ def monitor(days: Sequence[Side], *, alpha: float = 0.05, draws: int = DRAWS, se
             JudgedPair(
                 reference=days[0].name,
                 candidate=days[-1].name,
-                verdict=worst_verdict([one.verdict for one in judged]),
+                verdict=pair_verdict(judged),
                 questions=judged,
             )
         ],

@@ -83,6 +83,9 @@ def _verdict(audit: Audit) -> Markup:
 
 
 def _pair(pair: JudgedPair) -> Iterator[Markup]:
+    if not pair.questions:
+        yield element("p", "There is nothing to compare.")
+        return
     figures = [False, False, *(True for _ in HEADINGS[2:])]
     yield table(Table(HEADINGS, figures, list(question_rows(pair))), "Questions and verdicts")
     for one in sorted(pair.questions, key=lambda one: VERDICTS.index(one.verdict)):

@@ -120,7 +120,8 @@ def sentences(audit: Audit) -> list[str]:
 
 def pair_sentence(pair: JudgedPair) -> str:
     """Return the verdict on a pair as one sentence: which target, and why."""
-    head, asked = pair.verdict.upper(), count_of(len(pair.questions), "question")
+    head, number = pair.verdict.upper(), len(pair.questions)
+    asked = count_of(number, "question")
     names = [one.finding.question for one in pair.questions if one.verdict == pair.verdict]
     match pair.verdict:
         case "different":
@@ -130,7 +131,8 @@ def pair_sentence(pair: JudgedPair) -> str:
         case "consistent":
             return f"{head}: {pair.candidate} is like {pair.reference}: {asked}, each with power to find a difference"
         case "inconclusive" if not names:
-            return f"{head}: {pair.candidate} against {pair.reference}: there is nothing to compare"
+            why = "only what the gateways say about themselves could be compared" if number else "nothing to compare"
+            return f"{head}: {pair.candidate} against {pair.reference}: {why}"
         case "inconclusive":
             return (
                 f"{head}: {pair.candidate} against {pair.reference}: no difference found, "
@@ -152,6 +154,8 @@ def to_terminal(audit: Audit, *, file: IO[str] | None = None) -> None:
     for note in audit.notes:
         tables.print_note(console, note, "bold" if note.startswith("SIMULATED") else "")
     for pair in audit.pairs:
+        if not pair.questions:
+            continue
         console.print()
         tables.print_note(console, f"{pair.candidate} against {pair.reference}", "bold")
         grid = tables.make_table(*HEADINGS)
@@ -244,6 +248,8 @@ def to_markdown(audit: Audit) -> str:
         parts.append("\n".join(f"- {md(printable(line))}" for line in (*others, *audit.notes)))
     for pair in audit.pairs:
         parts.append(f"### {md(printable(f'{pair.candidate} against {pair.reference}: {pair.verdict}'))}")
+        if not pair.questions:
+            continue
         parts.append(_md_table(HEADINGS, list(question_rows(pair))))
         lines = [
             (line, indent) for one in pair.questions for line, indent in _lines(one, shown=len(one.finding.evidence))

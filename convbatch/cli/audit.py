@@ -10,12 +10,13 @@ from pathlib import Path
 from convbatch.auditing.audit import Bill, audit_runs, check_options, monitor_runs
 from convbatch.auditing.judge import Audit
 from convbatch.auditing.render import AUDIT_PARTS, audit_content, to_json, to_terminal
-from convbatch.console.text import ignoring_broken_pipe, printable_json
+from convbatch.console.text import ignoring_broken_pipe, log_note, printable_json
 from convbatch.errors import SetupError
 from convbatch.exit_codes import ExitCode
+from convbatch.journal.run_folder import shell_quote
 from convbatch.results.export import check_files, write_files
 from convbatch.results.run import Run
-from convbatch.session.options import REPORT_SUFFIXES
+from convbatch.session.options import REPORT_SUFFIXES, absolute
 
 _SUFFIXES = (*REPORT_SUFFIXES, ".html")
 """Files among the paths of -o of a plan; another path is the run folder."""
@@ -107,6 +108,7 @@ def run_audit(request: AuditRequest) -> ExitCode:
             return code
         runs += planned
     found, loaded = _judge(request, runs)
+    _log_states(loaded)
     if code == ExitCode.INCOMPLETE and found.exit_code == ExitCode.FAILED:
         code = ExitCode.OK  # what was received differs, whatever the rest would say
     found = dataclasses.replace(found, run_code=code)
@@ -119,6 +121,17 @@ def run_audit(request: AuditRequest) -> ExitCode:
             else:
                 to_terminal(found)
     return found.exit_code
+
+
+def _log_states(runs: Sequence[Run]) -> None:
+    """Print what is missing in runs: damage, suspended targets, open turns."""
+    from convbatch.cli.show import state_notes
+
+    for run in runs:
+        for note in state_notes(run):
+            log_note(note)
+        if run.manifest.state != "finished":
+            log_note(f"note: {run.name} has open turns: convbatch resume {shell_quote(absolute(run.path))}")
 
 
 def _check(request: AuditRequest) -> None:

@@ -25,7 +25,7 @@ from convbatch.dataset.snapshot import read_copy
 from convbatch.engine.quota import derated_rate
 from convbatch.errors import SetupError
 from convbatch.estimation.estimator import Estimate, Estimator, Figures
-from convbatch.estimation.history import EarlierRuns, open_reused_replies
+from convbatch.estimation.history import ROUGH, EarlierRuns, open_reused_replies
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import ExchangeRates, Money, PriceTable, check_currency, display_amount, rate_text, to_decimal
@@ -185,6 +185,10 @@ def cost_outlook(plan: DryRun) -> Outlook:
         lines.append(f"expected cost: {expected} {total.currency} ({low} to {high})")
     unpriced = [one.target.name for one in forecasts if one.unpriced and not one.target.simulated]
     lines += [f"cost unknown, no price: {', '.join(unpriced)}"] if unpriced else []
+    if any(one.source.startswith(ROUGH) for one in forecasts):
+        lines.append(
+            "a rough estimate, without an earlier run to learn from: a model that reasons costs several times more"
+        )
     lines += _budget(plan, forecasts)
     if plan.max_cost is None:
         return Outlook(lines=lines, share=None)

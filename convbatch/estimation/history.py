@@ -55,6 +55,8 @@ MOST_COMPARED = 100_000
 """Planned dialogues that are looked for in earlier runs, which bounds the memory."""
 MOST_STRATA = 4096
 """Dialogues of further combinations of tags count as one stratum, which bounds the memory."""
+ROUGH = "rough estimate"
+"""How the source of a profile begins that was not learned from the planned dialogues."""
 
 
 class EarlierRuns:
@@ -94,7 +96,7 @@ class EarlierRuns:
                     break
             found = self._fit(runs, "")
         missing = "no earlier run" if reuse is None else f"no reply in {shell_quote(reuse.path)}"
-        return found or default_profile(f"rough estimate: {missing} of {target.name} to learn from")
+        return found or default_profile(f"{ROUGH}: {missing} of {target.name} to learn from")
 
     def _from_reused(self, target: Target, folder: RunFolder) -> TargetProfile | None:
         try:
@@ -119,9 +121,9 @@ class EarlierRuns:
         few = len(_dialogues_of(runs))
         is_other = common < min(FEW_DIALOGUES, self._dialogues)
         if few < FEW_DIALOGUES:
-            source = f"rough estimate: only {count_of(few, 'dialogue')} to learn from; {source}"
+            source = f"{ROUGH}: only {count_of(few, 'dialogue')} to learn from; {source}"
         elif is_other:
-            source = f"rough estimate: {'mostly ' if common else ''}from other dialogues; {source}"
+            source = f"{ROUGH}: {'mostly ' if common else ''}from other dialogues; {source}"
         return fit_profile(observed, source, self._dialogues, is_rough=is_other)
 
     def _common(self, runs: Sequence[_Evidence]) -> int:
