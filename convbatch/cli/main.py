@@ -651,23 +651,39 @@ def audit(
         typer.Option("--bill-form", metavar="NAME", help="Format of the usage log: new-api, or a [bills.NAME] table."),
     ] = None,
     monitor: Annotated[
-        bool, typer.Option("--monitor", help="Daily runs of one target: a test that may be looked at every day.")
+        bool,
+        typer.Option("--monitor", help="Daily runs of one target, the last good one first: may be asked every day."),
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Run the shipped probes first.", rich_help_panel="Plan")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Ask all targets the shipped probes, then judge.", rich_help_panel="Plan")
+    ] = False,
     models: Annotated[
         list[str] | None,
-        typer.Option("-m", "--model", help="model@gateway, or a model for every -g.", rich_help_panel="Plan"),
+        typer.Option(
+            "-m", "--model", metavar="NAME", help="model@gateway, or a model for every -g.", rich_help_panel="Plan"
+        ),
     ] = None,
     gateways: Annotated[
         list[str] | None,
-        typer.Option("-g", "--gateway", help="Gateways that serve the model.", rich_help_panel="Plan"),
+        typer.Option(
+            "-g", "--gateway", metavar="NAME", help="A gateway that serves the model.", rich_help_panel="Plan"
+        ),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", metavar="1USD", help="Cost cap; exit 4 when reached.", rich_help_panel="Plan"),
+        typer.Option(
+            "--budget", metavar="1USD", help="Cost cap of the run; exit 4 when reached.", rich_help_panel="Plan"
+        ),
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option("--repeats", min=2, help="Repeats of each probe; default 16.", rich_help_panel="Plan")
+        int | None,
+        typer.Option(
+            "--repeats",
+            min=2,
+            metavar="N",
+            help="Repeats of each probe; default 16, or what the budget should pay for.",
+            rich_help_panel="Plan",
+        ),
     ] = None,
     language: Annotated[
         str, typer.Option("--language", metavar="en|zh", help="Language of the probes.", rich_help_panel="Plan")
@@ -675,7 +691,11 @@ def audit(
     with_datasets: Annotated[
         list[Path] | None,
         typer.Option(
-            "--with", metavar="DATASET", help="Mix these dialogues in.", readable=False, rich_help_panel="Plan"
+            "--with",
+            metavar="DATASET",
+            help="Mix own dialogues in, for gateways that know the probes.",
+            readable=False,
+            rich_help_panel="Plan",
         ),
     ] = None,
     max_output_tokens: Annotated[
@@ -683,31 +703,44 @@ def audit(
         typer.Option(
             "--max-output-tokens",
             min=1,
+            metavar="N",
             help="Limit of a reply, for models that reason long; default 1024.",
             rich_help_panel="Plan",
         ),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option("-j", "--concurrency", min=1, help="In flight per target.", rich_help_panel="Plan")
+        int | None,
+        typer.Option(
+            "-j", "--concurrency", min=1, metavar="N", help="In flight per target; default 16.", rich_help_panel="Plan"
+        ),
     ] = None,
     rpm: Annotated[
-        int | None, typer.Option("--rpm", min=1, help="Requests per minute, per quota owner.", rich_help_panel="Plan")
+        int | None,
+        typer.Option("--rpm", min=1, metavar="N", help="Requests per minute, per quota owner.", rich_help_panel="Plan"),
     ] = None,
     env_file: Annotated[
-        Path | None, typer.Option("--env-file", help="Read keys from this file.", rich_help_panel="Plan")
+        Path | None,
+        typer.Option("--env-file", metavar="FILE", help="Read keys from this file.", rich_help_panel="Plan"),
     ] = None,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Configuration file.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", metavar="FILE", help="Gateways, prices and formats of bills.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
         list[Path] | None,
         typer.Option(
-            "-o", "--out", metavar="PATH", help="Write FILE.md, .html or .json as well; with --plan, the run folder."
+            "-o",
+            "--out",
+            metavar="PATH",
+            help="Write FILE.html, .md or .json as well; with --plan also the run folder.",
         ),
     ] = None,
 ) -> None:
     """Test whether targets that claim one model are one model. Exit 0 consistent, 1 different, 3 inconclusive.
 
-    Example: convbatch audit latest --reference google
+    Example: convbatch audit --plan -m MODEL -g reseller -g google --reference google --budget 1USD
+
+    or, for a run that is there: convbatch audit latest --reference google -o audit.html
     """
     from convbatch.cli.audit import AuditRequest, PlanRequest, run_audit
 
