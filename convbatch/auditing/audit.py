@@ -85,7 +85,7 @@ def check_options(
     if bill is None and bill_form is not None:
         raise SetupError("--bill-form without --bill", hint="name the usage log: --bill FILE.csv")
     if monitor and (reference is not None or bill is not None):
-        hint = "name the runs of one target, the last good one first"
+        hint = "name the runs of one target; the earliest is the last good one"
         raise SetupError("--monitor cannot be combined with --reference or --bill", hint=hint)
 
 

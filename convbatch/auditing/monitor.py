@@ -93,7 +93,7 @@ def monitor(days: Sequence[Side], *, alpha: float = 0.05, draws: int = DRAWS, se
                 questions=judged,
             )
         ],
-        notes=[f"{len(days) - 1} runs after the first, each against all before it; p holds however often one looks"],
+        notes=[f"runs after the first: {len(days) - 1}, each against all before it; p holds however often one looks"],
     )
 
 

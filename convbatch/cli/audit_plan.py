@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from convbatch.auditing.plan import LEAST_REPEATS, REPEATS, earlier_targets, judged_names, probe_dataset
 from convbatch.cli.dry_run import Outlook, cost_outlook
 from convbatch.cli.run import run_for
+from convbatch.comparison.inputs import split_run_and_target
 from convbatch.config.loader import load_config
 from convbatch.config.targets import resolve_targets
 from convbatch.console.text import log_note
@@ -105,9 +106,16 @@ def _judge_line(folder: RunFolder, names: Sequence[str], judged: JudgedWith) -> 
     """Return the command that judges the run of a plan again."""
     options = [] if judged.reference is None else ["--reference", shell_quote(Path(judged.reference))]
     if not names:
-        return read_line("audit", folder, *judged.runs, *options)
+        return read_line("audit", folder, *map(_absolute_run, judged.runs), *options)
     path = absolute(folder.path)
     return " ".join(["convbatch audit", *(shell_quote(Path(f"{path}:{name}")) for name in names), *options])
+
+
+def _absolute_run(text: str) -> str:
+    """Return a run, or `RUN:target`, as it can be named in any directory."""
+    run, target = split_run_and_target(text)
+    path = absolute(run.path)
+    return shell_quote(path if target is None else Path(f"{path}:{target}"))
 
 
 @contextmanager

@@ -652,7 +652,7 @@ def audit(
     ] = None,
     monitor: Annotated[
         bool,
-        typer.Option("--monitor", help="Daily runs of one target, the last good one first: may be asked every day."),
+        typer.Option("--monitor", help="Daily runs of one target, the earliest a good one: a test to ask every day."),
     ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Ask all targets the shipped probes, then judge.", rich_help_panel="Plan")

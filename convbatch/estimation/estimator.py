@@ -269,6 +269,8 @@ def _spread(pairs: Iterable[tuple[int, float, float]], dialogues: int) -> tuple[
 
 _PRIOR = 1e-3
 """Relative strength of the pull towards the default weights, for weights that the replies do not distinguish."""
+_LEAST = 1e-6
+"""Keeps the default weight of what no request had, such as Chinese text."""
 
 
 def _fit_weights(counted: Sequence[tuple[TextSize, int]]) -> TextSize:
@@ -284,7 +286,7 @@ def _fit_weights(counted: Sequence[tuple[TextSize, int]]) -> TextSize:
     defaults = np.array(DEFAULT_WEIGHTS)
     scale = 1 / np.sqrt(np.maximum(1.0, sizes @ defaults))
     rows = sizes * scale[:, np.newaxis]
-    prior = np.sqrt(_PRIOR * (rows**2).sum(axis=0))
+    prior = np.sqrt(_PRIOR * np.maximum(_LEAST, (rows**2).sum(axis=0)))
     fitted, _ = nnls(np.vstack([rows, np.diag(prior)]), np.concatenate([tokens * scale, prior * defaults]))
     weights = TextSize(*map(float, fitted))
     predicted = sum(_dot(weights, sent) for sent, _ in counted)

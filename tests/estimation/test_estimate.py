@@ -200,6 +200,12 @@ def test_token_weights_of_characters_messages_and_requests_are_fitted() -> None:
     assert profile.weights == pytest.approx((2, 3, 5, 40), rel=0.05)
 
 
+def test_chinese_text_keeps_its_usual_weight_where_no_request_had_any() -> None:
+    profile = fit_profile([seen(n, 1, TextSize(10 + n, 0, 1, 1), 14 + n) for n in range(20)], "?", 20)
+    assert profile is not None
+    assert profile.weights.wide == pytest.approx(DEFAULT_WEIGHTS.wide, rel=0.2)
+
+
 def test_reply_means_are_per_turn_with_enough_samples_and_pooled_otherwise() -> None:
     some = [seen(n, 1, TextSize(10, 0, 1, 1), 14, output=100) for n in range(10)]
     some += [seen(n, 2 + n % 2, TextSize(10, 0, 1, 1), 14, output=20) for n in range(10)]
