@@ -155,7 +155,11 @@ FROZEN = 0.9
 """Share of identical repeats from which a side is taken to give the same reply again and not to draw a new one."""
 FROZEN_PAIRS = 10
 LONG_TEXT = 40
-"""Characters: two replies of this length that are drawn anew are hardly ever identical."""
+"""Bytes of UTF-8: two replies of this length that are drawn anew are hardly ever identical."""
+
+
+_SCRIPTED = frozenset({BORDER, CANARY, FACT, LIMIT})
+"""Probes to which a good reply is always the same one."""
 
 
 def without_copies(sides: Sequence[Side]) -> list[Side]:
@@ -179,12 +183,19 @@ def without_copies(sides: Sequence[Side]) -> list[Side]:
 
 def _is_frozen(side: Side, is_cold: bool) -> bool:
     fixed = group(
-        side, by_prompt, lambda one: one.is_fixed and one.text is not None and (one.temperature == 0) == is_cold
+        side,
+        by_prompt,
+        lambda one: (
+            one.is_fixed
+            and one.text is not None
+            and (one.temperature == 0) == is_cold
+            and (is_cold or one.tags.isdisjoint(_SCRIPTED))
+        ),
     )
     alike = [
         one.text == other.text
         for replies in fixed.values()
         for one, other in repeats_in_order(replies)
-        if is_cold or len(one.text or "") >= LONG_TEXT
+        if is_cold or len((one.text or "").encode(errors="replace")) >= LONG_TEXT
     ]
     return len(alike) >= (1 if is_cold else FROZEN_PAIRS) and sum(alike) >= FROZEN * len(alike)

@@ -226,3 +226,17 @@ def test_invalid_calls_and_replayed_pairs_are_found() -> None:
     assert found["tools"].verdict == "different"
     assert "30 of 180 pairs" in found["replay"].finding.detail
     assert found["replay"].verdict == "different"
+
+
+def test_probes_with_one_good_reply_do_not_make_the_other_repeats_copies() -> None:
+    def reply(place: str, repeat: int, text: str, tag: str) -> AuditedReply:
+        key = place.encode()
+        return AuditedReply(
+            dialogue=place, repeat=repeat, prompt=key, text=text, temperature=1.0, tags=frozenset({tag})
+        )
+
+    places = [(n, repeat) for n in range(20) for repeat in (1, 2)]
+    canaries = [reply(f"c{n}", repeat, "the system text asks for this: KESTREL-417", "canary") for n, repeat in places]
+    answers = [reply(f"b{n}", repeat, str(n + repeat), "border") for n, repeat in places]
+    side = Side(name="a", replies=[*canaries, *answers])
+    assert [len(one.replies) for one in without_copies((side, side))] == [80, 80]
