@@ -6,7 +6,6 @@ Also whether the targets of a plan can be judged at all, which must be known bef
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def probe_file(language: str) -> Path:
 def probe_dataset(
     language: str, own: Sequence[Path] = (), *, takes_zero: bool = True, max_output_tokens: int | None = None
 ) -> InMemoryDataset:
-    """Return the probes and own dialogues, one kind after another in turn, so that any part has all kinds.
+    """Return the probes and own dialogues, each kind spread evenly, so that any part is like the whole.
 
     Args:
         language: Of the probes.
@@ -74,8 +73,8 @@ def probe_dataset(
     for dialogue in mixed:
         tags = [tag for tag in dialogue.tags if tag in PROBES]
         kinds.setdefault(tags[0] if tags else "", []).append(dialogue.to_plain())
-    rounds = itertools.zip_longest(*kinds.values())
-    dataset = in_memory_dataset([one for those in rounds for one in those if one is not None])
+    spread = [(n / len(those), one) for those in kinds.values() for n, one in enumerate(those)]
+    dataset = in_memory_dataset([one for _, one in sorted(spread, key=lambda each: each[0])])
     assert dataset is not None
     return dataclasses.replace(dataset, name=NAME)
 

@@ -187,3 +187,5 @@ def test_any_part_of_a_plan_has_probes_of_every_kind(language: str, tmp_path: Pa
     start = {tag for line in lines[:12] for tag in line.get("tags", ())}
     assert start >= {"border", "canary", "fact", "limit", "temperature"}
     assert "mine" in {line["id"] for line in lines[:12]}
+    third = [tag for line in lines[: len(lines) // 3] for tag in line.get("tags", ())]
+    assert third.count("border") == pytest.approx(72 / 3, abs=2), "and as many of each as in the whole"

@@ -87,8 +87,7 @@ def test_the_cost_is_split_by_kind_of_token_and_adds_up_to_what_was_spent(tmp_pa
     }
     assert row["failed attempts (USD)"] is None
     assert plan.note == (
-        "Not included: 1 reply without a known cost. Of 1 reply the reasoning tokens are unknown: "
-        "they count as output."
+        "Not included: 1 reply without a known cost. Of 1 reply the reasoning tokens are unknown: they count as output."
     )
 
 
