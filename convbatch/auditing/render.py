@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from convbatch.auditing.finding import AuditVerdict, Evidence, Finding, Question
 from convbatch.auditing.judge import Audit, JudgedPair, JudgedQuestion
@@ -14,6 +14,9 @@ from convbatch.console.text import printable, shorten
 from convbatch.dataset.reader import count_of
 from convbatch.results.export import Content, Part, json_bytes
 from convbatch.results.run import Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 AUDIT_PARTS: tuple[Part, ...] = ("value", "markdown", "page")
 """What an audit can be written as."""
@@ -147,10 +150,9 @@ def _reason(finding: Finding) -> str:
 
 
 def to_terminal(audit: Audit, *, file: IO[str] | None = None) -> None:
-    """Print an audit, the verdicts first; details only of what differs or is open."""
+    """Print an audit, the verdicts first, on a terminal also last; details only of what differs or is open."""
     console = tables.console(file)
-    for line in sentences(audit):
-        tables.print_note(console, line, _STYLES[_verdict_of(line)])
+    _print_verdicts(console, audit)
     for note in audit.notes:
         tables.print_note(console, note, "bold" if note.startswith("SIMULATED") else "")
     for pair in audit.pairs:
@@ -167,6 +169,14 @@ def to_terminal(audit: Audit, *, file: IO[str] | None = None) -> None:
             if one.verdict != "consistent":
                 for line, indent in _lines(one):
                     tables.print_note(console, line, indent=indent)
+    if tables.screen_width(console) is not None:  # the first lines have scrolled away
+        console.print()
+        _print_verdicts(console, audit)
+
+
+def _print_verdicts(console: Console, audit: Audit) -> None:
+    for line in sentences(audit):
+        tables.print_note(console, line, _STYLES[_verdict_of(line)])
 
 
 def _verdict_of(line: str) -> AuditVerdict:
