@@ -6,9 +6,10 @@ import dataclasses
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from convbatch.auditing.finding import (
+    Evidence,
     Finding,
     Question,
     Rules,
@@ -46,10 +47,12 @@ COUNTED_APART = 0.01
 """Relative difference of output counts that honest gateways may show: they trim texts differently."""
 LEAST_TOKENS = 10
 """Replies with fewer tokens tell little of tokens per character: rounding and markers outweigh all else."""
+LONGER = 1.5
+"""Output per character, as a multiple of the other side's visible output, from which reasoning may be inside."""
 MARKERS = (-1, 0, 1)
 """Tokens of a reply that one gateway may count and another not: the token that ends it."""
 WRAPPER = 16
-"""Tokens by which two protocols may count each prompt differently: the frame of a message."""
+"""Tokens by which two protocols may count each prompt differently, and each earlier turn of it: frames of messages."""
 SLOPE_APART = 0.02
 NAMES_SHOWN = 3
 
@@ -74,6 +77,8 @@ def served_name(reference: Side, candidate: Side, rules: Rules) -> Finding | Non
     odd = [one for one in named if one.match == "other" and canonical_name(one.served or "") not in known]
     told, wrong = conversations(named), conversations(odd)
     limit = exact_limit(told)
+    silent = conversations(reply for reply in candidate.replies if reply.served is None)
+    nameless = f"{silent:,} conversations have a reply without a name" if silent > OTHER_NAMES * told else None
     return Finding(
         question="served_name",
         detail=names,
@@ -84,9 +89,16 @@ def served_name(reference: Side, candidate: Side, rules: Rules) -> Finding | Non
         limit=OTHER_NAMES,
         power=1 - (1 - OTHER_NAMES) ** told,
         needed=f"{replies_for(OTHER_NAMES)} conversations" if limit >= OTHER_NAMES else None,
-        open=_other_snapshot(reference, candidate),
-        evidence=evidence([(None, reply) for reply in odd], [f"served by {reply.served}" for reply in odd]),
+        open=_other_snapshot(reference, candidate) or nameless,
+        evidence=_named_otherwise(reference, odd),
     )
+
+
+def _named_otherwise(reference: Side, odd: Iterable[AuditedReply]) -> tuple[Evidence, ...]:
+    """Return one reply of each prompt under another name, beside the reference's."""
+    ours = {reply.place: reply for reply in reversed(reference.replies)}
+    theirs = list({reply.place: reply for reply in odd}.values())
+    return evidence([(ours.get(one.place), one) for one in theirs], [f"served by {one.served}" for one in theirs])
 
 
 def _names(side: Side) -> str:
@@ -113,7 +125,8 @@ def input_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | No
     """Check that identical prompts have the same input count.
 
     Counts are exact: any other count for the same prompt is `different`, unless the two sides speak different protocols
-    and the counts differ by a small constant, which is how a frame of the messages shows.
+    and the counts differ by a small constant for each number of messages, which is how their frames show. A prompt that
+    the reference itself counts differently from one repeat to the next tells nothing.
     """
     del rules
     prompts = pair_up(reference, candidate, by_prompt, lambda reply: reply.is_fixed)
@@ -123,13 +136,22 @@ def input_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | No
     if not counted:
         silent = [s.name for s in (reference, candidate) if all(r.input_tokens is None for r in s.replies)]
         return untested("input_counts", f"{' and '.join(silent) or 'the same prompt at one side'}: no input counts")
-    odd = {key: both for key, both in counted.items() if set(_inputs(both.reference)) != set(_inputs(both.candidate))}
+    varied = [key for key, both in counted.items() if len(set(_inputs(both.reference))) > 1]
+    counted = {key: both for key, both in counted.items() if key not in varied}
+    if not counted:
+        return untested("input_counts", f"{reference.name} counts the same prompt differently in each repeat")
+    different = [both for both in counted.values() if set(_inputs(both.reference)) != set(_inputs(both.candidate))]
+    odd = sorted(different, key=lambda both: -abs(_more(both)))
     limit = exact_limit(len(counted))
-    is_frame = reference.protocol != candidate.protocol and _is_small_constant(odd.values(), len(counted))
+    is_frame = reference.protocol != candidate.protocol and _is_frame(counted.values())
+    reasons = [
+        "two protocols, and a small constant between them" if is_frame and odd else None,
+        f"{reference.name} counts {len(varied)} other prompts differently in each repeat" if varied else None,
+    ]
     return Finding(
         question="input_counts",
         detail=f"{len(odd)} of {len(counted)} identical prompts counted differently"
-        + (f": {_describe(list(odd.values()), candidate.name)}" if odd else ""),
+        + (f": {_describe(odd, candidate.name)}" if odd else ""),
         measure="share of identical prompts with another count",
         effect=len(odd) / len(counted),
         interval=Interval(len(odd) / len(counted), max(limit, len(odd) / len(counted))),
@@ -137,25 +159,38 @@ def input_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | No
         limit=OTHER_COUNTS,
         power=1 - (1 - OTHER_COUNTS) ** len(counted),
         needed=f"{replies_for(OTHER_COUNTS)} identical prompts" if limit >= OTHER_COUNTS else None,
-        open="two protocols, and a small constant between them" if is_frame and odd else None,
+        open="; ".join(filter(None, reasons)) or None,
         evidence=evidence(
-            [(both.reference[0], both.candidate[0]) for both in odd.values()],
-            [f"{_shown(both.reference)} and {_shown(both.candidate)} input tokens" for both in odd.values()],
+            [(both.reference[0], both.candidate[0]) for both in odd],
+            [f"{_shown(both.reference)} and {_shown(both.candidate)} input tokens" for both in odd],
         ),
     )
 
 
 def _inputs(replies: Sequence[AuditedReply]) -> list[int]:
-    return [reply.input_tokens for reply in replies if reply.input_tokens is not None]
+    """Return the counts that are known: no prompt has 0 tokens."""
+    return [reply.input_tokens for reply in replies if reply.input_tokens]
+
+
+def _more(both: Both) -> int:
+    return max(_inputs(both.candidate)) - max(_inputs(both.reference))
 
 
 def _shown(replies: Sequence[AuditedReply]) -> str:
     return "/".join(str(count) for count in sorted(set(_inputs(replies))))
 
 
-def _is_small_constant(odd: Collection[Both], counted: int) -> bool:
-    more = {max(_inputs(both.candidate)) - max(_inputs(both.reference)) for both in odd}
-    return len(odd) == counted and len(more) == 1 and abs(more.pop()) <= WRAPPER
+def _is_frame(prompts: Iterable[Both]) -> bool:
+    """Whether counts differ by a small constant wherever a prompt has the same number of turns and a system text."""
+    found: dict[tuple[int, bool], set[int]] = {}
+    for both in prompts:
+        if len(set(_inputs(both.candidate))) > 1:
+            return False
+        found.setdefault((both.reference[0].turn, both.reference[0].has_system), set()).add(_more(both))
+    return all(
+        len(more) == 1 and max(map(abs, more)) <= WRAPPER * (turns + has_system)
+        for (turns, has_system), more in found.items()
+    )
 
 
 def _describe(odd: Sequence[Both], name: str) -> str:
@@ -255,13 +290,30 @@ def _counted(replies: Sequence[AuditedReply]) -> list[AuditedReply]:
 
 
 def _hides_reasoning(reference: Side, candidate: Side) -> str | None:
-    """Return the side that reports no reasoning while the other does."""
+    """Return the side that reports no reasoning while the other does.
+
+    Some gateways report 0 for what they do not know: their output counts then have the reasoning inside.
+    """
     for side, other in ((reference, candidate), (candidate, reference)):
-        if any(reply.reasoning_tokens for reply in other.replies) and all(
-            reply.reasoning_tokens is None for reply in side.replies
+        if any(reply.reasoning_tokens for reply in other.replies) and not any(
+            reply.reasoning_tokens for reply in side.replies
         ):
-            return side.name
+            is_silent = all(reply.reasoning_tokens is None for reply in side.replies)
+            if is_silent or _has_reasoning_inside(side, other):
+                return side.name
     return None
+
+
+def _has_reasoning_inside(side: Side, other: Side) -> bool:
+    """Whether a side without reasoning counts clearly more output for its text than the other's visible output is."""
+    turns = pair_up(other, side, by_place, lambda reply: bool(reply.text) and reply.visible_tokens is not None)
+    ratios = [_visible(both.candidate) / ours for both in turns.values() if (ours := _visible(both.reference)) > 0]
+    return bool(ratios) and statistics.median(ratios) >= LONGER
+
+
+def _visible(replies: Sequence[AuditedReply]) -> float:
+    """Return the visible tokens per character."""
+    return sum(reply.visible_tokens or 0 for reply in replies) / sum(len(reply.text or "") for reply in replies)
 
 
 def _ratio(replies: Sequence[AuditedReply], marker: int) -> float:
@@ -335,7 +387,7 @@ def reasoning_tokens(reference: Side, candidate: Side, rules: Rules) -> Finding 
     if not any(reply.reasoning_tokens for side in (reference, candidate) for reply in side.replies):
         return None
     if hides := _hides_reasoning(reference, candidate):
-        return untested("reasoning_tokens", f"{hides} reports no reasoning tokens")
+        return untested("reasoning_tokens", f"{hides} does not report its reasoning tokens")
     dialogues = pair_up(reference, candidate, by_dialogue, lambda reply: reply.reasoning_tokens is not None)
     often = ShareQuestion(
         question="reasoning_tokens", words="replies with reasoning", holds=_reasons, limit=REASONING_CHANGED

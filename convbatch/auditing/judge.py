@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convbatch.auditing.counts import contradictory_counts, input_counts, output_counts, reasoning_tokens, served_name
-from convbatch.auditing.finding import DRAWS, QUESTIONS, AuditVerdict, Finding, Question, Rules, decide
+from convbatch.auditing.finding import (
+    DRAWS,
+    QUESTIONS,
+    AuditVerdict,
+    Finding,
+    Question,
+    Rules,
+    decide,
+    percent,
+    untested,
+)
 from convbatch.auditing.probes import knowledge_border, obedience, tools
-from convbatch.auditing.replies import Side, without_copies
+from convbatch.auditing.replies import Side, without_blocked, without_copies
 from convbatch.auditing.texts import distribution, replay
 from convbatch.comparison.stats import holm
 from convbatch.exit_codes import ExitCode, worst
@@ -31,6 +41,8 @@ _ASK: Mapping[Question, Callable[[Side, Side, Rules], Finding | None]] = {
 """`money` needs more than replies and is asked where bills are read."""
 _ABOUT_COPIES: frozenset[Question] = frozenset({"served_name", "input_counts", "replay"})
 """Facts, and the question whether repeats are copies: these see all replies."""
+WITHHELD = 0.05
+"""Difference of shares of blocked replies, or share of unanswered dialogues, above which no pair is `consistent`."""
 _EXIT_CODES: Mapping[AuditVerdict, ExitCode] = {
     "different": ExitCode.FAILED,
     "inconclusive": ExitCode.INCOMPLETE,
@@ -142,19 +154,63 @@ def judge(
             )
             for pair, questions in zip(pairs, judged, strict=True)
         ],
-        notes=[*notes, *_silent_notes(pairs), *_copy_notes(pairs)],
+        notes=[*notes, *_silent_notes(pairs), *_copy_notes(pairs), *_scope_notes(pairs)],
     )
 
 
 def ask_all(pair: Pair, rules: Rules) -> list[Finding]:
     """Return what every question finds that has data."""
-    reference, candidate = without_copies((pair.reference, pair.candidate))
-    found = [
-        ask(pair.reference, pair.candidate, rules) if name in _ABOUT_COPIES else ask(reference, candidate, rules)
+    sides = without_blocked(pair.reference), without_blocked(pair.candidate)
+    reference, candidate = without_copies(sides)
+    found = {
+        name: ask(*sides, rules) if name in _ABOUT_COPIES else ask(reference, candidate, rules)
         for name, ask in _ASK.items()
-    ]
+    }
+    if (why := _withheld(pair)) is not None:
+        found["obedience"] = _left_open(found["obedience"], why)
     money = pair.money or contradictory_counts(pair.candidate)
-    return [one for one in (*found, money) if one is not None]
+    return [one for one in (*found.values(), money) if one is not None]
+
+
+def _withheld(pair: Pair) -> str | None:
+    """Return that one side gave clearly fewer replies than the other: nothing is known of those that are missing.
+
+    A platform may filter what a model says, and a run may be incomplete: neither is another model. But a gateway that
+    fails where it would be found must not be `consistent`.
+    """
+    sides = pair.reference, pair.candidate
+    blocked = [
+        sum(reply.is_blocked for reply in side.replies) / len(side.replies) if side.replies else 0.0 for side in sides
+    ]
+    if abs(blocked[1] - blocked[0]) > WITHHELD:
+        shares = ", ".join(f"{percent(share)} at {side.name}" for share, side in zip(blocked, sides, strict=True))
+        return f"blocked replies, left out: {shares}"
+    answered = [{reply.dialogue for reply in side.replies} for side in sides]
+    for side, other in ((pair.candidate, answered[0]), (pair.reference, answered[1])):
+        missing = side.unanswered & other
+        if len(missing) > WITHHELD * len(other):
+            return f"{side.name} has no reply in {len(missing):,} of {len(other):,} dialogues: convbatch resume"
+    return None
+
+
+def _left_open(found: Finding | None, why: str) -> Finding:
+    """Return an answer that cannot be `consistent`, with the reason."""
+    if found is None:
+        return untested("obedience", why)
+    return replace(found, detail=f"{found.detail}; {why}", open=f"{found.open}; {why}" if found.open else why)
+
+
+def _scope_notes(pairs: Sequence[Pair]) -> Iterator[str]:
+    """Yield how long prompts and replies were: longer ones may be served by another model, or be cut."""
+    replies = [reply for pair in pairs for reply in pair.reference.replies]
+    most = [max((count or 0 for count in counts), default=0) for counts in (
+        (reply.input_tokens for reply in replies), (reply.output_tokens for reply in replies)
+    )]  # fmt: skip
+    if all(most):
+        yield (
+            f"nothing is known of prompts of more than {most[0]:,} tokens or replies of more than {most[1]:,}: "
+            "the longest at the reference"
+        )
 
 
 def _silent_notes(pairs: Sequence[Pair]) -> Iterator[str]:

@@ -105,7 +105,7 @@ def load_pairs(runs: Sequence[str | Path | Run], *, reference: str | None = None
     if not paired:
         raise _nothing_to_pair(claims, models, reference)
     replies = {side.name: side for pair in paired for side in pair}
-    read = {name: _read(side) for name, side in replies.items()}
+    read = _read(list(replies.values()))
     reused = sum(left_out for _, left_out in read.values())
     if reused:
         notes.append(f"left out: {reused} replies reused from other runs; add those runs")
@@ -188,20 +188,40 @@ def _nothing_to_pair(
 # --- replies ---------------------------------------------------------------------------------------------------------
 
 
-def _read(group: _Group) -> tuple[Side, int]:
-    """Return a side with its replies, and how many are left out because another run received them."""
-    replies: list[AuditedReply] = []
-    reused = 0
-    for claim in group.claims:
+def _read(groups: Sequence[_Group]) -> dict[str, tuple[Side, int]]:
+    """Return each side with its replies, and how many are left out because another run received them; by name.
+
+    Each run is read once, whatever the number of its targets.
+    """
+    found: dict[str, list[AuditedReply]] = {group.name: [] for group in groups}
+    asked: dict[str, set[str]] = {group.name: set() for group in groups}
+    reused = dict.fromkeys(found, 0)
+    runs: dict[Path, dict[str, tuple[_Group, _Claim]]] = {}
+    for group in groups:
+        for claim in group.claims:
+            runs.setdefault(claim.run.path.resolve(), {})[claim.target.name] = (group, claim)
+    for claimed in runs.values():
+        run = next(iter(claimed.values()))[1].run
         runner = CheckRunner()
-        with Archive(claim.run.folder) as archive:
-            for stored in stored_conversations(claim.run.folder, claim.run.manifest, archive):
-                if stored.id.target == claim.target.name:
-                    reader = _ConversationReader(claim.run.manifest, claim.target, stored)
+        with Archive(run.folder) as archive:
+            for stored in stored_conversations(run.folder, run.manifest, archive):
+                if stored.id.target in claimed:
+                    group, claim = claimed[stored.id.target]
+                    asked[group.name].add(stored.dialogue.id)
+                    reader = _ConversationReader(run.manifest, claim.target, stored)
                     outcomes = list(evaluate_checks(stored.result, runner))
-                    replies += reader.replies(outcomes, claim.run.name)
-                    reused += sum(past.reused_from is not None for past in stored.asked.values())
-    return Side(name=group.name, replies=replies, protocol=group.claims[0].target.gateway.protocol), reused
+                    found[group.name] += reader.replies(outcomes, run.name)
+                    reused[group.name] += sum(past.reused_from is not None for past in stored.asked.values())
+    sides = [
+        Side(
+            name=group.name,
+            replies=found[group.name],
+            protocol=group.claims[0].target.gateway.protocol,
+            unanswered=frozenset(asked[group.name] - {reply.dialogue for reply in found[group.name]}),
+        )
+        for group in groups
+    ]
+    return {side.name: (side, reused[side.name]) for side in sides}
 
 
 class _ConversationReader:
@@ -237,6 +257,7 @@ class _ConversationReader:
             run=run,
             prompt=self._digest(number, settings),
             user=dialogue.turns[number - 1].user_text,
+            has_system=dialogue.system is not None,
             is_fixed=self._is_fixed(number),
             text=reply.get("text"),
             finish_reason=reply.get("finish_reason"),

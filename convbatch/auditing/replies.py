@@ -29,6 +29,8 @@ class AuditedReply:
     prompt: bytes = b""
     """Digest of the request without its seed: equal for the same question with the same settings."""
     user: str = ""
+    has_system: bool = False
+    """Whether the prompt has a system text."""
     is_fixed: bool = True
     """Whether the prompt holds no live reply, so that it is the same on every side."""
     text: str | None = None
@@ -72,6 +74,11 @@ class AuditedReply:
         return None if self.output_tokens is None else self.output_tokens - (self.reasoning_tokens or 0)
 
     @property
+    def is_blocked(self) -> bool:
+        """Whether the platform withheld it: what the model would have said is not known."""
+        return self.finish_reason == "content_filter"
+
+    @property
     def is_sampled(self) -> bool:
         """Whether it was asked at a temperature that is known to be above 0."""
         return bool(self.temperature)
@@ -84,6 +91,8 @@ class Side:
     name: str
     replies: Sequence[AuditedReply] = field(default_factory=tuple)
     protocol: str = ""
+    unanswered: frozenset[str] = frozenset()
+    """Dialogues that were asked and have no complete reply."""
 
 
 def group(
@@ -149,6 +158,11 @@ def repeats_in_order(replies: Iterable[AuditedReply]) -> Iterator[tuple[AuditedR
 def conversations(replies: Iterable[AuditedReply]) -> int:
     """Count the conversations that these replies belong to."""
     return len({reply.conversation for reply in replies})
+
+
+def without_blocked(side: Side) -> Side:
+    """Return a side without replies that its platform withheld."""
+    return replace(side, replies=[reply for reply in side.replies if not reply.is_blocked])
 
 
 FROZEN = 0.9
