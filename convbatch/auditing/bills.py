@@ -63,9 +63,7 @@ def money(pairs: Sequence[JoinedPair]) -> Finding | None:
         limit=WRONG_LINES,
         power=1 - (1 - WRONG_LINES) ** lines,
         needed=f"{replies_for(WRONG_LINES)} billed calls" if exact_limit(lines) >= WRONG_LINES else None,
-        open=_left_open(
-            outcomes[NOT_BILLED], strange, outcomes[DIFFER] if outcomes[DIFFER] > WRONG_LINES * lines else 0
-        ),
+        open=_left_open(outcomes[NOT_BILLED], strange, differ),
     )
 
 
