@@ -20,7 +20,7 @@ from convbatch.auditing.finding import (
     signed_percent,
     untested,
 )
-from convbatch.auditing.permutation import normal_power, times_needed
+from convbatch.auditing.permutation import Stratum, difference_test, normal_power, times_needed
 from convbatch.auditing.replies import (
     AuditedReply,
     Both,
@@ -53,6 +53,8 @@ MARKERS = (-1, 0, 1)
 """Tokens of a reply that one gateway may count and another not: the token that ends it."""
 WRAPPER = 16
 """Tokens by which two protocols may count each prompt differently, and each earlier turn of it: frames of messages."""
+LATER_COUNTS = 0.05
+"""Relative difference of what later turns add to the input count, above which it is looked at."""
 SLOPE_APART = 0.02
 NAMES_SHOWN = 3
 
@@ -128,10 +130,15 @@ def input_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | No
     and the counts differ by a small constant for each number of messages, which is how their frames show. A prompt that
     the reference itself counts differently from one repeat to the next tells nothing.
     """
-    del rules
     prompts = pair_up(reference, candidate, by_prompt, lambda reply: reply.is_fixed)
     if not prompts:
         return None
+    found = _same_prompts(reference, candidate, prompts)
+    later = _later_turns(reference, candidate, rules)
+    return found if later is None else combine("input_counts", [("same prompts", found), ("later turns", later)])
+
+
+def _same_prompts(reference: Side, candidate: Side, prompts: Mapping[bytes, Both]) -> Finding:
     counted = {key: both for key, both in prompts.items() if _inputs(both.reference) and _inputs(both.candidate)}
     if not counted:
         silent = [s.name for s in (reference, candidate) if all(r.input_tokens is None for r in s.replies)]
@@ -165,6 +172,51 @@ def input_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | No
             [f"{_shown(both.reference)} and {_shown(both.candidate)} input tokens" for both in odd],
         ),
     )
+
+
+def _later_turns(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
+    """Compare by how much the count grows from turn to turn beyond the reply between them, which is live.
+
+    This is the count of the new message, so the same at both sides. None unless it differs by far: protocols, and a
+    model's signatures, add tokens of their own.
+    """
+    if reference.protocol != candidate.protocol or _hides_reasoning(reference, candidate):
+        return None
+    sides = [_growth(side) for side in (reference, candidate)]
+    places = [place for place in sides[0] if place in sides[1]]
+    if not places:
+        return None
+    strata = [Stratum(*([grown for _, grown, _ in side[place]] for side in sides)) for place in places]
+    test = difference_test(strata, draws=rules.draws, seed=rules.seed)
+    more = test.effect / statistics.fmean(size for place in places for _, _, size in sides[0][place])
+    if abs(more) <= LATER_COUNTS or abs(test.effect) <= WRAPPER / 2:
+        return None
+    order = sorted(zip(strata, places, strict=True), key=lambda one: -abs(one[0].difference))
+    return Finding(
+        question="input_counts",
+        detail=f"{candidate.name} adds {test.effect:+.3g} tokens a turn to what {reference.name} counts for it "
+        f"({signed_percent(more)} of the prompt; turns: {len(places)})",
+        measure="relative difference of what a turn adds to the count",
+        effect=more,
+        p=test.p,
+        limit=LATER_COUNTS,
+        open="later turns are counted differently",
+        evidence=evidence([(sides[0][place][0][0], sides[1][place][0][0]) for _, place in order]),
+    )
+
+
+def _growth(side: Side) -> dict[tuple[str, int], list[tuple[AuditedReply, float, int]]]:
+    """Return for each live turn its replies, what each added to the count, and the count."""
+    known = {(reply.conversation, reply.turn): reply for reply in side.replies}
+    found: dict[tuple[str, int], list[tuple[AuditedReply, float, int]]] = {}
+    for reply in side.replies:
+        earlier = known.get((reply.conversation, reply.turn - 1))
+        if reply.is_fixed or earlier is None or not reply.input_tokens or not earlier.input_tokens:
+            continue
+        if (spoken := earlier.visible_tokens) is not None:
+            grown = reply.input_tokens - earlier.input_tokens - spoken
+            found.setdefault(reply.place, []).append((reply, grown, reply.input_tokens))
+    return found
 
 
 def _inputs(replies: Sequence[AuditedReply]) -> list[int]:
@@ -262,6 +314,9 @@ def output_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | N
     shifts = {marker: paired_mean(_dialogue_means(counted, marker)) for marker in MARKERS}
     chances = {marker: _mean_p(mean) for marker, mean in shifts.items()}
     marker = max(chances, key=lambda one: (chances[one], one == 0))
+    p = chances[marker]
+    if p <= rules.alpha:
+        marker = 0  # no marker explains it: say what the counts are
     mean = shifts[marker]
     effect = math.expm1(mean.estimate)
     order = sorted(counted.values(), key=lambda both: -abs(_shift(both, marker)))
@@ -269,7 +324,7 @@ def output_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | N
     return _mean_finding(
         "output_counts",
         mean,
-        chances[marker],
+        p,
         rules,
         detail=f"{names[1]} counts {signed_percent(effect)} tokens per character (dialogues: {mean.dialogues})",
         measure="relative change of output tokens per character",

@@ -22,7 +22,7 @@ from convbatch.auditing.finding import (
     untested,
 )
 from convbatch.auditing.probes import knowledge_border, obedience, tools
-from convbatch.auditing.replies import Side, without_blocked, without_copies
+from convbatch.auditing.replies import Side, without_copies, without_withheld
 from convbatch.auditing.texts import distribution, replay
 from convbatch.comparison.stats import holm
 from convbatch.exit_codes import ExitCode, worst
@@ -41,8 +41,8 @@ _ASK: Mapping[Question, Callable[[Side, Side, Rules], Finding | None]] = {
 """`money` needs more than replies and is asked where bills are read."""
 _ABOUT_COPIES: frozenset[Question] = frozenset({"served_name", "input_counts", "replay"})
 """Facts, and the question whether repeats are copies: these see all replies."""
-WITHHELD = 0.05
-"""Difference of shares of blocked replies, or share of unanswered dialogues, above which no pair is `consistent`."""
+WITHHELD, UNANSWERED = 0.02, 0.05
+"""Difference of shares of withheld replies, share of unanswered dialogues, above which no pair is `consistent`."""
 _EXIT_CODES: Mapping[AuditVerdict, ExitCode] = {
     "different": ExitCode.FAILED,
     "inconclusive": ExitCode.INCOMPLETE,
@@ -160,7 +160,7 @@ def judge(
 
 def ask_all(pair: Pair, rules: Rules) -> list[Finding]:
     """Return what every question finds that has data."""
-    sides = without_blocked(pair.reference), without_blocked(pair.candidate)
+    sides = without_withheld(pair.reference), without_withheld(pair.candidate)
     reference, candidate = without_copies(sides)
     found = {
         name: ask(*sides, rules) if name in _ABOUT_COPIES else ask(reference, candidate, rules)
@@ -179,16 +179,16 @@ def _withheld(pair: Pair) -> str | None:
     fails where it would be found must not be `consistent`.
     """
     sides = pair.reference, pair.candidate
-    blocked = [
-        sum(reply.is_blocked for reply in side.replies) / len(side.replies) if side.replies else 0.0 for side in sides
+    held = [
+        sum(reply.is_withheld for reply in side.replies) / len(side.replies) if side.replies else 0.0 for side in sides
     ]
-    if abs(blocked[1] - blocked[0]) > WITHHELD:
-        shares = ", ".join(f"{percent(share)} at {side.name}" for share, side in zip(blocked, sides, strict=True))
-        return f"blocked replies, left out: {shares}"
+    if abs(held[1] - held[0]) > WITHHELD:
+        shares = ", ".join(f"{percent(share)} at {side.name}" for share, side in zip(held, sides, strict=True))
+        return f"blocked or empty replies, left out: {shares}"
     answered = [{reply.dialogue for reply in side.replies} for side in sides]
     for side, other in ((pair.candidate, answered[0]), (pair.reference, answered[1])):
         missing = side.unanswered & other
-        if len(missing) > WITHHELD * len(other):
+        if len(missing) > UNANSWERED * len(other):
             return f"{side.name} has no reply in {len(missing):,} of {len(other):,} dialogues: convbatch resume"
     return None
 

@@ -274,6 +274,7 @@ class _ConversationReader:
             passed=_passed(outcomes, dialogue, number, reply.get("text")),
             calls_are_valid=_calls_are_valid(dialogue, reply.get("tool_calls", ())),
             fits_schema=_fits_schema(settings, reply.get("text")),
+            is_withheld=past.status == "blocked" or (past.status == "empty" and reply.get("finish_reason") != "length"),
             is_history_cut=is_history_cut(join_notes(past.replied)),
         )
 

@@ -55,6 +55,8 @@ class AuditedReply:
     """Whether all its tool calls fit their declarations; None without a call."""
     fits_schema: bool | None = None
     """Whether it is what its `response_schema` asks for; None without one."""
+    is_withheld: bool = False
+    """Whether it is blocked, or complete and empty: what the model would have said is not known."""
     is_history_cut: bool = False
     """Whether the provider says that the model did not see all that was sent."""
 
@@ -72,11 +74,6 @@ class AuditedReply:
     def visible_tokens(self) -> int | None:
         """Output without reasoning; reasoning that is not reported counts as none."""
         return None if self.output_tokens is None else self.output_tokens - (self.reasoning_tokens or 0)
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether the platform withheld it: what the model would have said is not known."""
-        return self.finish_reason == "content_filter"
 
     @property
     def is_sampled(self) -> bool:
@@ -160,9 +157,9 @@ def conversations(replies: Iterable[AuditedReply]) -> int:
     return len({reply.conversation for reply in replies})
 
 
-def without_blocked(side: Side) -> Side:
+def without_withheld(side: Side) -> Side:
     """Return a side without replies that its platform withheld."""
-    return replace(side, replies=[reply for reply in side.replies if not reply.is_blocked])
+    return replace(side, replies=[reply for reply in side.replies if not reply.is_withheld])
 
 
 FROZEN = 0.9
