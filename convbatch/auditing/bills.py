@@ -51,14 +51,14 @@ def money(pairs: Sequence[JoinedPair]) -> Finding | None:
     more = billed / ours - 1 if ours else 0.0
     lines = len(compared) + wrong
     is_more = abs(more) > BILLED_MORE
-    share = wrong / lines
+    effect = more if is_more or not wrong else wrong / lines
     differ = outcomes[DIFFER] if outcomes[DIFFER] > WRONG_LINES * lines else 0
     return Finding(
         question="money",
         detail=f"billed {signed_percent(more)} tokens (calls: {len(compared):,}); {told}",
         measure="relative difference of billed tokens" if is_more or not wrong else "share of lines that are wrong",
-        effect=more if is_more or not wrong else share,
-        interval=Interval(-exact_limit(lines), exact_limit(lines)),
+        effect=effect,
+        interval=Interval(effect - exact_limit(lines), effect + exact_limit(lines)),
         p=0.0 if is_more or wrong else 1.0,
         limit=WRONG_LINES,
         power=1 - (1 - WRONG_LINES) ** lines,

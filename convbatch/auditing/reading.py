@@ -207,7 +207,8 @@ def _read(groups: Sequence[_Group]) -> dict[str, tuple[Side, int]]:
             for stored in stored_conversations(run.folder, run.manifest, archive):
                 if stored.id.target in claimed:
                     group, claim = claimed[stored.id.target]
-                    asked[group.name].add(stored.dialogue.id)
+                    if all(past.reused_from is None for past in stored.asked.values()):
+                        asked[group.name].add(stored.dialogue.id)
                     reader = _ConversationReader(run.manifest, claim.target, stored)
                     outcomes = list(evaluate_checks(stored.result, runner))
                     found[group.name] += reader.replies(outcomes, run.name)
