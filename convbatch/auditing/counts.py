@@ -51,6 +51,8 @@ LONGER = 1.5
 """Output per character, as a multiple of the other side's visible output, from which reasoning may be inside."""
 MARKERS = (-1, 0, 1)
 """Tokens of a reply that one gateway may count and another not: the token that ends it."""
+SAME_TEXT_APART = 2.0
+"""Tokens by which two gateways may count the same reply differently: a marker, a text that is split otherwise."""
 WRAPPER = 16
 """Tokens by which two protocols may count each prompt differently, and each earlier turn of it: frames of messages."""
 LATER_COUNTS = 0.05
@@ -186,7 +188,8 @@ def _later_turns(reference: Side, candidate: Side, rules: Rules) -> Finding | No
     places = [place for place in sides[0] if place in sides[1]]
     if not places:
         return None
-    strata = [Stratum(*([grown for _, grown, _ in side[place]] for side in sides)) for place in places]
+    added = [[[grown for _, grown, _ in side[place]] for side in sides] for place in places]
+    strata = [Stratum(ours, theirs) for ours, theirs in added]
     test = difference_test(strata, draws=rules.draws, seed=rules.seed)
     more = test.effect / statistics.fmean(size for place in places for _, _, size in sides[0][place])
     if abs(more) <= LATER_COUNTS or abs(test.effect) <= WRAPPER / 2:
@@ -304,13 +307,19 @@ def output_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | N
     turns = pair_up(reference, candidate, by_place, _has_text)
     if not turns:
         return None
+    if hides := _hides_reasoning(reference, candidate):
+        return untested("output_counts", f"{hides} does not report the reasoning inside its output counts")
+    found = _per_character(reference, candidate, turns, rules)
+    same = _identical_replies(turns, candidate.name)
+    return found if same is None else combine("output_counts", [("by length", found), ("identical replies", same)])
+
+
+def _per_character(reference: Side, candidate: Side, turns: Mapping[tuple[str, int], Both], rules: Rules) -> Finding:
     counted = {key: both for key, both in turns.items() if all(map(_counted, (both.reference, both.candidate)))}
     if not counted:
         silent = [s.name for s in (reference, candidate) if all(r.output_tokens is None for r in s.replies)]
         why = f"{' and '.join(silent)}: no output counts" if silent else f"no replies of {LEAST_TOKENS} tokens or more"
         return untested("output_counts", why)
-    if hides := _hides_reasoning(reference, candidate):
-        return untested("output_counts", f"{hides} does not report the reasoning inside its output counts")
     shifts = {marker: paired_mean(_dialogue_means(counted, marker)) for marker in MARKERS}
     chances = {marker: _mean_p(mean) for marker, mean in shifts.items()}
     marker = max(chances, key=lambda one: (chances[one], one == 0))
@@ -334,6 +343,41 @@ def output_counts(reference: Side, candidate: Side, rules: Rules) -> Finding | N
         tolerance=COUNTED_APART,
         shown=order,
     )
+
+
+def _identical_replies(turns: Mapping[tuple[str, int], Both], name: str) -> Finding | None:
+    """Compare the counts of replies with the same text, which short ones often are. None unless they differ by far."""
+    apart: dict[str, list[float]] = {}
+    shown: list[tuple[float, AuditedReply, AuditedReply]] = []
+    for (dialogue, _), both in turns.items():
+        ours, theirs = (_by_text(side) for side in (both.reference, both.candidate))
+        for text in [text for text in ours if text in theirs]:
+            (one, count), (other, other_count) = ours[text], theirs[text]
+            apart.setdefault(dialogue, []).append(other_count - count)
+            shown.append((abs(other_count - count), one, other))
+    mean = paired_mean([statistics.fmean(those) for those in apart.values()]) if apart else None
+    if mean is None or abs(mean.estimate) <= SAME_TEXT_APART:
+        return None
+    return Finding(
+        question="output_counts",
+        detail=f"{name} counts {mean.estimate:+.3g} tokens on each reply with the same text (dialogues: {len(apart)})",
+        measure="relative change of the output tokens of replies with the same text",
+        effect=mean.estimate / statistics.fmean(one.visible_tokens or 0 for _, one, _ in shown),
+        p=_mean_p(mean),
+        open="identical replies are counted differently",
+        evidence=evidence([(one, other) for _, one, other in sorted(shown, key=lambda each: -each[0])]),
+    )
+
+
+def _by_text(replies: Sequence[AuditedReply]) -> dict[str, tuple[AuditedReply, float]]:
+    """Return a reply with each text, and the mean visible tokens of that text."""
+    found: dict[str, list[AuditedReply]] = {}
+    for reply in replies:
+        if reply.visible_tokens:
+            found.setdefault(reply.text or "", []).append(reply)
+    return {
+        text: (those[0], statistics.fmean(one.visible_tokens or 0 for one in those)) for text, those in found.items()
+    }
 
 
 def _has_text(reply: AuditedReply) -> bool:

@@ -57,6 +57,21 @@ def test_input_counts_that_are_unknown_or_vary_at_the_reference_are_no_differenc
     assert "in each repeat" in (found.finding.open or "")
 
 
+@pytest.mark.parametrize(("more", "verdict"), [(1, "inconclusive"), (5, "different")])
+def test_short_replies_with_the_same_text_are_counted_alike(more: int, verdict: str) -> None:
+    reference, candidate = (
+        Side(
+            name=name,
+            replies=[
+                AuditedReply(dialogue=f"d{n}", prompt=bytes([n]), text=str(n), output_tokens=plus + 1 + n % 2)
+                for n in range(30)
+            ],
+        )
+        for name, plus in (("a", 0), ("b", more))
+    )
+    assert ask(reference, candidate)["output_counts"].verdict == verdict
+
+
 @pytest.mark.parametrize(("factor", "verdict"), [(1, "consistent"), (2, "different")])
 def test_input_counts_of_live_turns_are_compared_by_what_each_turn_adds(factor: int, verdict: str) -> None:
     def talk(name: str, seed: int, factor: int) -> Side:
