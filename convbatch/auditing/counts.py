@@ -29,6 +29,7 @@ from convbatch.auditing.replies import (
     by_place,
     by_prompt,
     conversations,
+    group,
     pair_up,
 )
 from convbatch.auditing.shares import ShareQuestion, compare_shares
@@ -180,11 +181,14 @@ def _later_turns(reference: Side, candidate: Side, rules: Rules) -> Finding | No
     """Compare by how much the count grows from turn to turn beyond the reply between them, which is live.
 
     This is the count of the new message, so the same at both sides. None unless it differs by far: protocols, and a
-    model's signatures, add tokens of their own.
+    model's signatures, add tokens of their own. The replies of both sides are counted as the reference counts, so that
+    inflated output counts do not show here.
     """
     if reference.protocol != candidate.protocol or _hides_reasoning(reference, candidate):
         return None
-    sides = [_growth(side) for side in (reference, candidate)]
+    spoken = group(reference, by_place, lambda reply: bool(reply.text) and reply.visible_tokens is not None)
+    rates = {place: _visible(replies) for place, replies in spoken.items()}
+    sides = [_growth(side, rates) for side in (reference, candidate)]
     places = [place for place in sides[0] if place in sides[1]]
     if not places:
         return None
@@ -208,7 +212,9 @@ def _later_turns(reference: Side, candidate: Side, rules: Rules) -> Finding | No
     )
 
 
-def _growth(side: Side) -> dict[tuple[str, int], list[tuple[AuditedReply, float, int]]]:
+def _growth(
+    side: Side, rates: Mapping[tuple[str, int], float]
+) -> dict[tuple[str, int], list[tuple[AuditedReply, float, int]]]:
     """Return for each live turn its replies, what each added to the count, and the count."""
     known = {(reply.conversation, reply.turn): reply for reply in side.replies}
     found: dict[tuple[str, int], list[tuple[AuditedReply, float, int]]] = {}
@@ -216,8 +222,8 @@ def _growth(side: Side) -> dict[tuple[str, int], list[tuple[AuditedReply, float,
         earlier = known.get((reply.conversation, reply.turn - 1))
         if reply.is_fixed or earlier is None or not reply.input_tokens or not earlier.input_tokens:
             continue
-        if (spoken := earlier.visible_tokens) is not None:
-            grown = reply.input_tokens - earlier.input_tokens - spoken
+        if (rate := rates.get(earlier.place)) is not None:
+            grown = reply.input_tokens - earlier.input_tokens - rate * len(earlier.text or "")
             found.setdefault(reply.place, []).append((reply, grown, reply.input_tokens))
     return found
 
