@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from convbatch.auditing.finding import LEVEL, Finding, Rules, combine, evidence, percent
+from convbatch.auditing.finding import LEVEL, Finding, Rules, combine, evidence, percent, untested
 from convbatch.auditing.permutation import (
     Stratum,
     difference_test,
@@ -69,6 +69,9 @@ def knowledge_border(reference: Side, candidate: Side, rules: Rules) -> Finding 
         return None
     strata = [_answers(both) for both in turns.values()]
     known = [_mean([_mean(side) for side in sides]) for sides in _sides(strata)]
+    if not any(known):
+        why = f"{len(strata)} questions, no right answer at either side"
+        return untested("knowledge_border", why, needed="questions that the reference can answer")
     answers = sum(len(one.candidate) for one in strata)
     routing = _Routing.of(strata, rules)
     power = routing.power(rules.level) if known[0] > 0 else 0.0

@@ -14,7 +14,8 @@ from convbatch.auditing.finding import Finding, Rules, decide, exact_limit
 from convbatch.auditing.judge import JudgedPair, Pair, judge
 from convbatch.auditing.monitor import EProcess, e_value, monitor
 from convbatch.auditing.permutation import Stratum, difference_test, fisher, share_interval
-from convbatch.auditing.replies import AuditedReply, Side, without_copies
+from convbatch.auditing.probes import knowledge_border
+from convbatch.auditing.replies import BORDER, AuditedReply, Side, without_copies
 from convbatch.comparison.stats import Interval
 
 SMALL = Size(border=16, behaviour=16, repeats=5)
@@ -159,6 +160,22 @@ def test_input_counts_of_two_protocols_may_differ_by_a_frame() -> None:
     assert verdict("openai", 4) == "different"
     assert verdict("gemini", 4) == "inconclusive"
     assert verdict("gemini", 60) == "different"
+
+
+def test_questions_that_neither_side_can_answer_tell_nothing_about_knowledge() -> None:
+    def wrong(name: str, *, right: int = 0) -> Side:
+        made = [
+            AuditedReply(dialogue=f"d{n}", prompt=b"%d" % n, text="7", tags=frozenset({BORDER}), passed=n < right)
+            for n in range(12)
+        ]
+        return Side(name=name, replies=made)
+
+    found = knowledge_border(wrong("a"), wrong("b"), RULES)
+    assert found is not None
+    assert (found.effect, found.p, found.needed) == (None, None, "questions that the reference can answer")
+    tested = knowledge_border(wrong("a"), wrong("b", right=1), RULES)
+    assert tested is not None
+    assert tested.p is not None
 
 
 def test_the_mean_of_an_e_value_is_one() -> None:
