@@ -69,6 +69,7 @@ def _options(plan: PlanRequest, judged: JudgedWith) -> RunOptions:
         config=judged.config,
         env_file=plan.env_file,
         repeats=plan.repeats or REPEATS,
+        in_rounds=True,
         max_cost=plan.budget,
         concurrency=plan.concurrency,
         rpm=plan.rpm,

@@ -1,6 +1,7 @@
 """Dialogues x targets x repeats → `Conversation`s; the key of a turn (`TurnKeys`) and its size bound (`TokenBound`).
 
-Order is fixed: dialogues in file order, the repeats of a dialogue together; each target follows this order on its own.
+Order is fixed: dialogues in file order, the repeats of a dialogue together, or in rounds; each target follows this
+order on its own.
 Nothing here waits, sends or reads a file.
 """
 
@@ -54,6 +55,23 @@ def conversations(dialogues: Iterable[tuple[int, Dialogue]], target: Target, rep
     """Yield every conversation of one target in admission order, so that memory does not grow with the dataset."""
     for index, dialogue in dialogues:
         for repeat in range(1, repeats + 1):
+            yield Conversation(dialogue=dialogue, index=index, target=target, repeat=repeat)
+
+
+def conversations_in_rounds(
+    read: Callable[[], Iterable[tuple[int, Dialogue]]], target: Target, repeats: int
+) -> Iterator[Conversation]:
+    """Yield every conversation of one target: all dialogues once before any is repeated.
+
+    A cache is filled by a reply: it shows only in a repeat that is sent after the reply to the one before has come.
+
+    Args:
+        read: Returns the dialogues from the start, once for each round.
+        target: Target of the conversations.
+        repeats: Number of rounds.
+    """
+    for repeat in range(1, repeats + 1):
+        for index, dialogue in read():
             yield Conversation(dialogue=dialogue, index=index, target=target, repeat=repeat)
 
 

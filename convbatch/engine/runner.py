@@ -107,6 +107,8 @@ class RunRules:
 
     history: HistoryMode = "live"
     repeats: int = 1
+    in_rounds: bool = False
+    """All dialogues once before any is repeated."""
     concurrency: int | None = None
     """`-j`; None = the limit of each gateway."""
     max_attempts: int = DEFAULT_MAX_ATTEMPTS

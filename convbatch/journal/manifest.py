@@ -220,6 +220,8 @@ class ManifestOptions:
 
     concurrency: int | None = None
     max_attempts: int | None = None
+    in_rounds: bool = False
+    """All dialogues once before any is repeated, as `convbatch audit --plan` asks them."""
     reuse: str | None = None
     """Path of the run folder whose replies were reused."""
     max_cost: str | None = None
@@ -242,6 +244,7 @@ class ManifestOptions:
         return cls(
             concurrency=fields.optional("concurrency", _POSITIVE),
             max_attempts=fields.optional("max_attempts", _POSITIVE),
+            in_rounds=fields.optional("in_rounds", _FLAG, False),
             reuse=fields.optional("reuse", _PATH),
             max_cost=fields.optional("max_cost", _TEXT),
             fail_under=fields.optional("fail_under", _TEXT),
@@ -259,6 +262,7 @@ class ManifestOptions:
             "max_cost": self.max_cost,
             "fail_under": self.fail_under,
             "judge": self.judge,
+            **({"in_rounds": True} if self.in_rounds else {}),
             **({"given": dict(self.given)} if self.given else {}),
             **self.other,
         }

@@ -356,6 +356,8 @@ class RunOptions(
     """Dialogues given in Python, in place of `datasets`."""
     unset: tuple[str, ...] = ()
     """Settings that no target is sent, whatever its configuration says."""
+    in_rounds: bool = False
+    """All dialogues once before any is repeated; else the repeats of a dialogue together."""
 
     @property
     def reports(self) -> tuple[Path, ...]:

@@ -185,6 +185,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
     rules = RunRules(
         history=_parse_history(options.history or config.run.history or "live"),
         repeats=options.repeats or config.run.repeats or 1,
+        in_rounds=options.in_rounds,
         concurrency=options.concurrency or config.run.concurrency or (1 if options.follow else None),
         max_attempts=options.max_attempts or config.run.max_attempts or DEFAULT_MAX_ATTEMPTS,
         command_line=command_line,
@@ -274,6 +275,7 @@ def _previous_options(options: ResumeOptions, manifest: Manifest) -> tuple[tuple
     rules = RunRules(
         history=manifest.history,
         repeats=manifest.repeats,
+        in_rounds=manifest.options.in_rounds,
         concurrency=options.concurrency or manifest.options.concurrency,
         max_attempts=options.max_attempts or manifest.options.max_attempts or DEFAULT_MAX_ATTEMPTS,
         command_line=manifest.settings,
@@ -500,6 +502,7 @@ def _manifest(
         options=ManifestOptions(
             concurrency=rules.concurrency,
             max_attempts=rules.max_attempts,
+            in_rounds=rules.in_rounds,
             reuse=None if reuse is None else str(reuse.path.resolve()),
             max_cost=max_cost,
             fail_under=checked.fail_under,

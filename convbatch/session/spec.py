@@ -75,8 +75,10 @@ class ModelWork:
     def plan(self, spec: SessionSpec, target: Target, past: Archive | None) -> Iterator[Conversation]:
         """Return every dialogue of the run's dataset, repeated as the rules say."""
         from convbatch.dataset.snapshot import read_copy
-        from convbatch.engine.plan import conversations
+        from convbatch.engine.plan import conversations, conversations_in_rounds
 
+        if spec.rules.in_rounds:
+            return conversations_in_rounds(lambda: read_copy(spec.folder.dataset), target, spec.rules.repeats)
         return conversations(read_copy(spec.folder.dataset), target, spec.rules.repeats)
 
     def count_rows(self, spec: SessionSpec, past: Archive | None) -> int:
