@@ -838,6 +838,7 @@ def simulate(
     served_tier: Annotated[
         str | None, typer.Option("--tier", help="The service tier that serves every request, whatever it asks for.")
     ] = None,
+    batch_time: Annotated[str | None, typer.Option("--batch-time", help="How long a batch job takes, e.g. 2s.")] = None,
 ) -> None:
     """Run the simulator as a server of all four protocols; ends with Ctrl-C.
 
@@ -869,6 +870,7 @@ def simulate(
             seed=seed,
             gateway=gateway,
             served_tier=served_tier,
+            batch_s=None if batch_time is None else parse_seconds(batch_time, "--batch-time"),
         )
     except (FaultError, ScriptError, UnknownModel, OSError) as error:
         raise SetupError(f"the simulator cannot start: {error}") from None

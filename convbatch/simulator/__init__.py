@@ -3,6 +3,7 @@
 It imports nothing from the rest of the package, so it is an independent witness of what a client did.
 """
 
+from convbatch.simulator.batches.jobs import JobLimits, JobTimes
 from convbatch.simulator.fault_script import FaultError, FaultScript
 from convbatch.simulator.http import Answer, Request
 from convbatch.simulator.ledger import Entry, Ledger, busiest_window, key_hash, read_ledger
@@ -16,6 +17,8 @@ __all__ = [
     "Entry",
     "FaultError",
     "FaultScript",
+    "JobLimits",
+    "JobTimes",
     "Ledger",
     "Provider",
     "Request",

@@ -46,6 +46,11 @@ def asks_no_model(rule: Rule) -> bool:
     return rule.action == "broken" and rule.options["kind"] in {"html", "text"}
 
 
+def leaves_unmade(rule: Rule) -> bool:
+    """Return whether a line of a job gets no reply, and is not billed."""
+    return rule.action == "line" and rule.options["kind"] in {"expired", "cancelled"}
+
+
 def error_cause(rule: Rule, model: str | None) -> ErrorCause | None:
     """Return the error that a refusing action reports in JSON; None for actions without an error object."""
     options = rule.options

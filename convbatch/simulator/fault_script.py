@@ -21,11 +21,14 @@ import orjson
 
 from convbatch.simulator.draws import draw
 from convbatch.simulator.routes import WIRES
-from convbatch.simulator.wire import HintForm, as_list, as_object
+from convbatch.simulator.wire import HintForm, JobOperation, as_list, as_object
 
-HEAD_MATCHERS = ("wire", "model", "key", "nth", "every", "probability", "after_s", "before_s", "count")
+HEAD_MATCHERS = ("wire", "operation", "model", "key", "nth", "every", "probability", "after_s", "before_s", "count")
 """Matchers that need only the request's head; on the OpenAI wire the model is not in it."""
 BODY_MATCHERS = ("model_nth", "turn", "attempt", "contains", "streamed")
+GENERATIONS = ("generate", "line")
+"""A request for a reply by itself, and one in a batch job; a rule that names no operation is for both."""
+OPERATIONS = (*GENERATIONS, *get_args(JobOperation))
 
 
 class FaultError(ValueError):
@@ -34,14 +37,15 @@ class FaultError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a rule can match on, for one generate request."""
+    """What a rule can match on, for one request."""
 
     wire: str
     key: str
     nth: int
-    """Number of this request among all generate requests, from 1."""
+    """Number of this request among those of its operation, from 1."""
     elapsed_s: float
     """Since the first request."""
+    operation: str = "generate"
     model: str | None = None
     model_nth: int = 0
     turn: int = 0
@@ -72,6 +76,8 @@ class Rule:
 
     def holds(self, facts: Facts, seed: int) -> bool:
         """Return whether this rule applies to a request; counts the match."""
+        if not self._concerns(facts.operation):
+            return False
         if not all(_HOLDS[name](self.match[name], facts) for name in self.match if name in _HOLDS):
             return False
         self.met += 1
@@ -82,6 +88,14 @@ class Rule:
             return False
         self.applied += 1
         return True
+
+    def _concerns(self, operation: str) -> bool:
+        """Return whether the rule is for requests of this operation, and its action is possible for them."""
+        if not _is_possible(self.action, operation):
+            return False
+        if "operation" in self.match:
+            return self.match["operation"] == operation
+        return operation == "create" if self.action == "job" else operation in GENERATIONS
 
 
 @dataclass(slots=True)
@@ -163,6 +177,7 @@ def _span(value: Any, number: int) -> bool:
 
 _HOLDS: dict[str, Callable[[Any, Facts], bool]] = {
     "wire": lambda value, facts: value == facts.wire,
+    "operation": lambda value, facts: value == facts.operation,
     "model": lambda value, facts: facts.model is not None and fnmatch.fnmatchcase(facts.model, value),
     "key": lambda value, facts: value == facts.key,
     "nth": lambda value, facts: _span(value, facts.nth),
@@ -192,6 +207,10 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
+def _is_share(value: object) -> bool:
+    return _is_seconds(value) and cast("float", value) <= 1
+
+
 def _is_temperature(value: object) -> bool:
     return _is_seconds(value) and cast("float", value) <= 2
 
@@ -219,6 +238,7 @@ def _is_headers(value: object) -> bool:
 
 _MATCHERS: dict[str, tuple[Callable[[object], bool], str]] = {
     "wire": (lambda value: value in tuple(WIRES), "one of: " + ", ".join(WIRES)),
+    "operation": (lambda value: value in OPERATIONS, "one of: " + ", ".join(OPERATIONS)),
     "model": (_is_text, "a name or glob"),
     "key": (_is_text, "a key"),
     "nth": (_is_span, 'a number from 1, a list of them, "3-7" or "3-"'),
@@ -238,6 +258,8 @@ REPLY_KINDS = (
     "no-candidates", "prompt-blocked", "output-blocked", "thoughts-only", "empty", "length", "malformed-call",
     "unknown-finish",
 )  # fmt: skip
+JOB_KINDS = ("expire", "cancel", "fail", "stall", "lose", "vanish")
+LINE_KINDS = ("expired", "cancelled", "missing", "twice", "stray", "garbled")
 STREAM_USAGE = ("finish", "after", "running", "missing")
 LINE_ENDS = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
 USAGE_KINDS = ("missing", "partial", "negative", "huge", "zero", "text", "nan", "inconsistent")
@@ -351,8 +373,28 @@ ACTIONS: dict[str, dict[str, _Option]] = {
     "gzip-bomb": {"mebibytes": (200, _is_count, "MiB when decoded")},
     "endless-body": {},
     "endless-headers": {},
+    # Batch jobs.
+    "job": {
+        "kind": _choice("expire", *JOB_KINDS),
+        "share": (0.5, _is_share, "a share from 0 to 1"),
+    },
+    "line": {"kind": _choice("missing", *LINE_KINDS)},
 }
 """The options of each action: default, validator, and the expected value in words."""
+
+
+_OF_REPLIES = frozenset({"no-channel", "reply", "usage", "cheat", "mid-error", "stream"})
+"""Actions on a reply: not possible for requests that get none."""
+_OF_LINES = frozenset(
+    {"rate-limit", "error", "no-channel", "revoke-key", "drain-balance", "reply", "usage", "cheat", "line"}
+)
+"""Actions that do not need a connection: the others are not possible for a line of a job."""
+
+
+def _is_possible(action: str, operation: str) -> bool:
+    if action in ("job", "line"):
+        return operation == ("create" if action == "job" else "line")
+    return action in _OF_LINES if operation == "line" else operation == "generate" or action not in _OF_REPLIES
 
 
 def _rule(number: int, plain: Any) -> Rule:
@@ -397,6 +439,12 @@ def _wrong_option(action: str, name: str, value: object) -> str | None:
 
 
 def _check_together(rule: Rule) -> None:
+    operation = rule.match.get("operation")
+    if operation is not None and not _is_possible(rule.action, operation):
+        raise FaultError(f"action {rule.action!r} is not possible for the operation {operation!r}")
+    late = [name for name in rule.match if name in BODY_MATCHERS]
+    if late and (rule.action == "job" or operation not in (None, *GENERATIONS)):
+        raise FaultError(f"matcher {late[0]!r} is for generation requests only")
     early = [name for name in rule.match if name in BODY_MATCHERS]
     if rule.at_head and early:
         raise FaultError(f"matcher {early[0]!r} needs the request body, which this action does not read")

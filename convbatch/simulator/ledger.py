@@ -28,7 +28,7 @@ class Entry:
     """Seconds on the provider's clock; Unix time for a server."""
     wire: str
     operation: str
-    """`generate`, `models`, or `unknown`."""
+    """`generate`, `models`, `model`, an operation on batch jobs, files or background responses, or `unknown`."""
     key: str
     """First 8 hex digits of the key's SHA-256; empty without a key."""
     in_flight: int
@@ -53,6 +53,10 @@ class Entry:
     request_id: str | None = None
     """From the header of the reply; None without one."""
     finished_at: float | None = None
+    batch: str | None = None
+    """The job that a reply was made for, or that the request is about; of a background response its id."""
+    price: float = 1.0
+    """Of a billed reply, as a share of the usual price."""
 
 
 _END_FIELDS = ("seq", "delivered", "finished_at")

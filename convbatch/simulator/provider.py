@@ -8,11 +8,15 @@ serves HTTP (`server.py`) and, in virtual time, callers in the process: call `ha
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import orjson
 
 from convbatch.simulator import cheats, fault_actions
+from convbatch.simulator.batches.jobs import JobLimits, JobMark, JobTimes, LineRequest, MadeLine
+from convbatch.simulator.batches.paths import JOB_OPERATIONS
+from convbatch.simulator.batches.service import BatchService
+from convbatch.simulator.batches.store import JobRequest, Served
 from convbatch.simulator.draws import draw
 from convbatch.simulator.fault_script import Facts, FaultScript, Rule
 from convbatch.simulator.gateways import GatewayName, behind, gateway_headers, mistaken, new_api_id
@@ -62,8 +66,17 @@ class Arrival:
     route: Route | None
     bare_wire: Wire
     """Without a gateway in front; for a path that is not served the one in whose format it is refused."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
     nth: int = 0
-    """Number among the generate requests, from 1."""
+    """Number among the requests of its operation, from 1."""
+    mark: JobMark | None = None
+    """For the request of a line of a job, which no client has sent."""
+    job_id: str | None = None
+    """The job that the request is about."""
+    delivers: Sequence[MadeLine] = ()
+    """The lines of jobs whose results are in the answer."""
+    reply: SimulatedReply | None = None
+    """What was billed."""
     reply_spec: ReplySpec | None = None
     sha: str | None = None
     fault: Rule | None = None
@@ -90,6 +103,8 @@ class Provider:
         served_tier: str | None = None,
         hidden_system: str = "",
         varies: bool = False,
+        job_times: JobTimes | None = None,
+        job_limits: JobLimits | None = None,
         aliases: Mapping[str, str] | None = None,
         ledger: Ledger | None = None,
     ) -> None:
@@ -109,6 +124,8 @@ class Provider:
             served_tier: The service tier that serves every request, whatever tier it asks for.
             hidden_system: Text silently put before every prompt: counted and billed, without effect on the reply.
             varies: Vary the wording each time the same history is sent, as at a temperature above 0.
+            job_times: How long batch jobs and background responses take.
+            job_limits: What a batch job may hold; None: as much as at the provider.
             aliases: Additional model names, each with its simulated model.
             ledger: Where requests are recorded; default: in memory, with histories.
         """
@@ -135,7 +152,14 @@ class Provider:
         self.responses = StoredResponses()
         self._cache = PromptCache()
         self._arrivals = 0
-        self._asked = 0
+        self.batches = BatchService(
+            self._make_line,
+            self.responses,
+            times=job_times or JobTimes(),
+            limits=job_limits or JobLimits(),
+            seed=seed,
+        )
+        self._asked_by: dict[str, int] = {}
         self._asked_of: dict[str, int] = {}
         self._tries: dict[tuple[str, str], int] = {}
         self._first_at: float | None = None
@@ -171,35 +195,131 @@ class Provider:
             in_flight=self.in_flight,
             path=head.path,
             query=head.query,
+            headers=head.headers,
             route=where,
             bare_wire=wire,
         )
-        if where is not None and where.operation == "generate":
-            self._asked += 1
-            arrival.nth = self._asked
-            if self._first_at is None:
-                self._first_at = now
+        if where is not None and where.operation in ("generate", *JOB_OPERATIONS):
+            self._count(arrival, where.operation, now)
             if self.faults.rules:
                 self._strike_at_head(arrival, where, now)
         return arrival
+
+    def _count(self, arrival: Arrival, operation: str, now: float) -> None:
+        arrival.nth = self._asked_by[operation] = self._asked_by.get(operation, 0) + 1
+        if self._first_at is None:
+            self._first_at = now
 
     def answer(self, arrival: Arrival, body: bytes, now: float) -> Answer:
         """Answer a request that `arrive` has not answered."""
         try:
             where = self._admit_key(arrival)
+            if where.operation in JOB_OPERATIONS:
+                return self._answer_about_jobs(arrival, where, body, now)
             if where.operation != "generate":
                 return self._answer_plain(arrival, where)
-            reply_spec = self._understand(arrival, where, body)
-            if self.faults.rules:
-                arrival.fault = self.faults.pick(self._facts(arrival, where, reply_spec, now), seed=self.actor.seed)
-            if arrival.fault is not None and fault_actions.is_refusal(arrival.fault):
-                return self._refuse_by_rule(arrival, arrival.fault, now)
-            self._check_order(where, reply_spec)
-            self._check_limits(arrival, reply_spec, now)
-            return self._reply(arrival, where, reply_spec, now)
+            return self._generate(arrival, where, body, now)
         except RefusedRequest as refused:
             arrival.fault = None  # a rule that was picked but not reached
             return self._refusal(arrival, refused.cause, now)
+
+    def advance(self, now: float) -> None:
+        """Make the lines of batch jobs, and the background responses, that are due."""
+        self.batches.store.jobs.advance(now)
+
+    def _generate(self, arrival: Arrival, where: Route, body: bytes, now: float) -> Answer:
+        reply_spec = self._understand(arrival, where, body)
+        background = reply_spec.background if arrival.mark is None else None
+        if background is not None:
+            arrival.route = where = replace(where, operation="create")
+            self._count(arrival, "create", now)
+        if self.faults.rules:
+            arrival.fault = self.faults.pick(self._facts(arrival, where, reply_spec, now), seed=self.actor.seed)
+        if arrival.fault is not None and fault_actions.is_refusal(arrival.fault):
+            return self._refuse_by_rule(arrival, arrival.fault, now)
+        if arrival.fault is not None and fault_actions.leaves_unmade(arrival.fault):
+            return self._send(arrival, Answer(status=None, whole=False))
+        self._check_order(where, reply_spec)
+        if arrival.mark is not None:
+            return self._reply(arrival, where, self._in_job(where, reply_spec), now)
+        self._check_limits(arrival, reply_spec, now)
+        if background is not None:
+            request = self._job_request(arrival, replace(where, operation="generate"), body, now)
+            return self._serve(arrival, where, self.batches.background.create(reply_spec, background, request))
+        return self._reply(arrival, where, reply_spec, now)
+
+    def _in_job(self, where: Route, reply_spec: ReplySpec) -> ReplySpec:
+        """Return the request of a line as it is served in a job; refuses a streamed one."""
+        if reply_spec.form != "whole":
+            refuse("bad_request", "stream: streaming is not supported in a batch", field="stream")
+        return replace(reply_spec, tier="batch") if where.wire.name == "anthropic" else reply_spec
+
+    def _make_line(self, request: LineRequest, now: float) -> MadeLine:
+        """Answer the request of a line as a single request, beside the limits of those."""
+        self._arrivals += 1
+        arrival = Arrival(
+            seq=self._arrivals,
+            at=now,
+            key=request.key,
+            in_flight=self.in_flight,
+            path="",
+            query={},
+            route=request.route,
+            bare_wire=WIRES[request.route.wire.name],
+            mark=request.mark,
+            job_id=request.mark.job_id,
+        )
+        self._count(arrival, "line", now)
+        answer = self.answer(arrival, request.body, now)
+        rule, reply = arrival.fault, arrival.reply
+        tokens = (0, 0, 0) if reply is None else (reply.input_tokens, reply.output_tokens, reply.reasoning_tokens or 0)
+        return MadeLine(
+            answer=answer, fault=rule if rule is not None and rule.action == "line" else None, tokens=tokens
+        )
+
+    def _answer_about_jobs(self, arrival: Arrival, where: Route, body: bytes, now: float) -> Answer:
+        request = self._job_request(arrival, where, body, now)
+        if self.faults.rules:
+            facts = Facts(
+                wire=where.wire.name,
+                key=arrival.key,
+                nth=arrival.nth,
+                elapsed_s=now - (self._first_at or 0.0),
+                operation=where.operation,
+                model=where.model or self.batches.model_of(request),
+            )
+            arrival.fault = self.faults.pick(facts, seed=self.actor.seed)
+        rule = arrival.fault
+        if rule is not None and fault_actions.is_refusal(rule):
+            if fault_actions.bills(rule):  # it is done, and the answer says that it is not
+                self._note(arrival, self.batches.serve(request))
+            return self._refuse_by_rule(arrival, rule, now)
+        return self._serve(arrival, where, self.batches.serve(replace(request, fault=_of_jobs(rule))))
+
+    def _job_request(self, arrival: Arrival, where: Route, body: bytes, now: float) -> JobRequest:
+        return JobRequest(
+            route=where,
+            key=arrival.key,
+            query=arrival.query,
+            headers=arrival.headers,
+            body=body,
+            at=now,
+            fault=_of_jobs(arrival.fault),
+        )
+
+    def _note(self, arrival: Arrival, served: Served) -> None:
+        arrival.job_id = served.job_id
+        if served.model is not None and arrival.route is not None:
+            arrival.route = replace(arrival.route, model=served.model)
+
+    def _serve(self, arrival: Arrival, where: Route, served: Served) -> Answer:
+        self._note(arrival, served)
+        arrival.delivers = served.delivers
+        headers = {**self._headers(arrival, where.wire.content_type), **served.headers}
+        answer = Answer(status=200, headers=headers, pieces=[(0.0, served.content)])
+        if arrival.fault is not None:
+            answer = fault_actions.spoil_answer(arrival.fault, answer, where.wire)
+        return self._send(arrival, answer)
 
     def _path(self, path: str) -> str:
         return path.removeprefix("/api") if self._gateway == "openrouter" else path
@@ -208,6 +328,8 @@ class Provider:
         """Return a route as the gateway in front of the provider serves it; None if it does not."""
         if where is None or (self._wires is not None and where.wire.name not in self._wires):
             return None
+        if where.operation in JOB_OPERATIONS:  # these gateways relay generation requests only
+            return where if self._answers_as is None and self._gateway is None else None
         if self._answers_as is not None:
             return replace(where, wire=mistaken(where.wire, WIRES[self._answers_as]))
         if self._gateway is None:
@@ -232,6 +354,7 @@ class Provider:
             key=arrival.key,
             nth=arrival.nth,
             elapsed_s=now - (self._first_at or 0.0),
+            operation=where.operation,
             model=where.model,
         )
         arrival.fault = self.faults.pick(facts, seed=self.actor.seed, at_head=True)
@@ -242,6 +365,8 @@ class Provider:
         where, key = arrival.route, arrival.key
         if where is None:
             refuse("no_path", f"Invalid URL ({arrival.path})")
+        if where.operation == "upload" and "upload_id" in arrival.query:
+            return where  # Google's address for the pieces of an upload stands for the key
         if key in self._revoked:
             refuse("bad_key")
         if self._keys is not None and key not in self._keys:
@@ -296,6 +421,7 @@ class Provider:
             key=arrival.key,
             nth=arrival.nth,
             elapsed_s=now - (self._first_at or 0.0),
+            operation="line" if arrival.mark is not None else where.operation,
             model=model,
             model_nth=self._asked_of[model],
             turn=len(texts),
@@ -348,6 +474,8 @@ class Provider:
     def _reply(self, arrival: Arrival, where: Route, reply_spec: ReplySpec, now: float) -> Answer:
         rule = arrival.fault
         reply = self._build_reply(reply_spec, arrival.sha or "", rule)
+        if arrival.mark is not None and arrival.mark.reply_id is not None:
+            reply = replace(reply, reply_id=arrival.mark.reply_id)
         wait_s = self._latency(reply_spec, arrival)
         if reply_spec.cache_ttl is not None:
             marks = reply_spec.marks_system
@@ -447,6 +575,7 @@ class Provider:
     ) -> Answer:
         """Write the ledger and return the answer; a `reply` is billed."""
         entry = self._entry(arrival, reply)
+        arrival.reply = reply
         entry.status = answer.status
         entry.request_id = next((answer.headers[name] for name in REQUEST_IDS if name in answer.headers), None)
         if reply is not None:
@@ -458,10 +587,12 @@ class Provider:
         self.ledger.arrived(entry)
 
         def ended(delivered: bool, now: float) -> None:
-            self.in_flight -= 1
+            self.in_flight -= arrival.mark is None
             entry.delivered = delivered
             entry.finished_at = now
             self.ledger.ended(entry)
+            for made in arrival.delivers if delivered else ():
+                made.answer.delivered(now)
 
         answer.on_end = ended
         return answer
@@ -477,6 +608,8 @@ class Provider:
             in_flight=arrival.in_flight,
             model=where.model if where else None,
             fault=arrival.fault.action if arrival.fault else None,
+            batch=arrival.job_id,
+            price=1.0 if arrival.mark is None else arrival.mark.price,
         )
         if reply_spec is not None:
             parsed = reply_spec.parsed
@@ -489,6 +622,10 @@ class Provider:
                 system = [["system", parsed.system]] if parsed.system else []
                 entry.history = system + [list(message) for message in parsed.messages]
         return entry
+
+
+def _of_jobs(rule: Rule | None) -> Rule | None:
+    return rule if rule is not None and rule.action == "job" else None
 
 
 def _hint(refusal: Refusal) -> Hint:

@@ -24,6 +24,7 @@ from convbatch.simulator.replies import ParsedRequest, ReplayedTurn, SimulatedRe
 from convbatch.simulator.tools import mark_of
 from convbatch.simulator.wire import (
     ApiError,
+    Background,
     ErrorCause,
     LeftOver,
     ReplySpec,
@@ -75,6 +76,7 @@ _CODES = (
     ("The encrypted content", "invalid_encrypted_content"),
 )
 _LOGPROBS = "message.output_text.logprobs"
+_WINDOWS_S = {"soonest": None, "2h": 7200.0, "8h": 28_800.0}
 _EVENT_TYPE = re.compile(rb'\{"type": ?"([a-z_.]+)"')
 
 
@@ -137,11 +139,13 @@ _PARAMETERS: dict[str, Callable[[object], bool]] = {
     "service_tier": lambda value: value in (*TIERS, "ultrafast"),
     "truncation": lambda value: value in {"auto", "disabled"},
     "previous_response_id": _is(str),
+    "background": _is(bool),
+    "background_options": _is(dict),
     **dict.fromkeys(
         (
             "tools", "tool_choice", "max_tool_calls", "user", "safety_identifier", "prompt_cache_key",
-            "prompt_cache_retention", "prompt_cache_options", "prompt", "conversation", "background",
-            "background_options", "context_management", "moderation",
+            "prompt_cache_retention", "prompt_cache_options", "prompt", "conversation", "context_management",
+            "moderation",
         ),
         _any,
     ),
@@ -187,6 +191,7 @@ class ResponsesWire:
             tier=served_tier(fields.get("service_tier")),
             stored_input=_as_items(fields["input"]) if fields.get("store", True) else None,
             previous_id=fields.get("previous_response_id"),
+            background=_background(fields),
         )
 
     def whole(self, reply_spec: ReplySpec, reply: SimulatedReply) -> dict[str, Any]:
@@ -291,6 +296,29 @@ def _within_bounds(fields: dict[str, Any]) -> dict[str, Any]:
         message = f"Invalid 'max_output_tokens': integer below minimum value. {expected}"
         refuse("bad_request", message, field="max_output_tokens")
     return fields
+
+
+def _background(fields: dict[str, Any]) -> Background | None:
+    """Return how a response is made later; refuses the windows with what they exclude."""
+    options = as_object(fields.get("background_options")) or {}
+    if options.keys() - {"completion_window", "continuation_id"}:
+        refuse("bad_request", "Unknown parameter in 'background_options'.", field="background_options")
+    window = options.get("completion_window", "soonest")
+    where = "background_options.completion_window"
+    if window not in _WINDOWS_S:
+        message = f"Invalid value: '{window}'. Supported values are: 'soonest', '2h', and '8h'."
+        refuse("bad_request", message, field=where)
+    if not fields.get("background"):
+        if options:
+            refuse("bad_request", "'background_options' requires 'background' to be true.", field="background_options")
+        return None
+    is_discounted = window != "soonest"
+    if is_discounted and fields.get("service_tier") not in (None, "auto", "default"):
+        refuse("bad_request", f"completion_window '{window}' requires the default service tier.", field=where)
+    if fields.get("stream"):  # the API streams a response that is due soonest; the simulator streams none of them
+        refuse("bad_request", "Background responses cannot be streamed here.", field="stream")
+    is_stored = fields.get("store") is True
+    return Background(is_discounted=is_discounted, window_s=_WINDOWS_S[window], is_stored=is_stored)
 
 
 class _Sealed(NamedTuple):

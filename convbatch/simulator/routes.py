@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from convbatch.simulator.anthropic import ANTHROPIC
+from convbatch.simulator.batches.paths import job_route
 from convbatch.simulator.gemini import GEMINI
 from convbatch.simulator.openai import OPENAI
 from convbatch.simulator.responses import RESPONSES
@@ -25,8 +26,8 @@ def route(method: str, path: str, query: Mapping[str, str], headers: Mapping[str
         version = headers.get("anthropic-version", "")
         return Route(wire=ANTHROPIC, operation="generate", version=version) if method == "POST" else None
     match = _GEMINI_PATH.fullmatch(path)
-    if match is None:
-        return None
+    if match is None or match[3] == "batchGenerateContent":
+        return job_route(method, path, query, headers)
     version, model, verb = match.groups()
     if method == "GET" and verb is None:
         openai = version == "v1" and "x-goog-api-key" not in headers and "key" not in query
@@ -43,7 +44,7 @@ def likely_wire(path: str) -> Wire:
     """Return the wire whose error format refuses a path that is not served."""
     if path.endswith("/responses"):
         return RESPONSES
-    if path.endswith("/messages"):
+    if path.endswith("/messages") or "/messages/" in path:
         return ANTHROPIC
     return OPENAI if "/chat" in path or path.startswith("/openai") else GEMINI
 

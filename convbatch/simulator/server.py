@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Self
 
 import orjson
 
+from convbatch.simulator.batches.jobs import JobTimes
 from convbatch.simulator.cheats import check_models
 from convbatch.simulator.fault_script import FaultError, FaultScript
 from convbatch.simulator.gateways import GatewayName
@@ -82,6 +83,7 @@ class Server:
         self._stop_listening()
         if self._web is not None:
             await self._web.shutdown(0.1)
+        self.provider.advance(self.now())
 
     async def _listen(self) -> None:
         listening = socket.create_server((self.host, self.port), backlog=_BACKLOG)
@@ -180,6 +182,7 @@ class Server:
     async def _administer(self, request: web.BaseRequest) -> web.Response:
         from aiohttp import web
 
+        self.provider.advance(self.now())
         match request.method, request.path:
             case "GET", "/__health__":
                 return _json(
@@ -313,6 +316,7 @@ def serve(
     seed: int = 0,
     gateway: GatewayName | None = None,
     served_tier: str | None = None,
+    batch_s: float | None = None,
 ) -> None:
     """Run a simulator until SIGINT or SIGTERM; print `simulator listening on URL` on stdout when it is ready.
 
@@ -335,6 +339,7 @@ def serve(
         latency_s=latency_s,
         gateway=gateway,
         served_tier=served_tier,
+        job_times=None if batch_s is None else JobTimes(run_s=batch_s),
         aliases=dict(_alias(model) for model in models),
         ledger=Ledger(ledger, history=ledger is not None),
     )

@@ -22,6 +22,9 @@ class StoredResponses:
         """Start without any."""
         self._histories: dict[str, Sequence[Any]] = {}
 
+    def __contains__(self, response_id: object) -> bool:
+        return response_id in self._histories
+
     def forget(self) -> None:
         """Forget every response."""
         self._histories.clear()

@@ -20,7 +20,11 @@ from convbatch.simulator.limits import Dimension
 from convbatch.simulator.replies import ParsedRequest, SimulatedReply
 
 Form = Literal["whole", "sse", "array"]
-Operation = Literal["generate", "models", "model"]
+JobOperation = Literal[
+    "create", "poll", "list", "cancel", "delete", "results", "upload", "list_files", "get_file", "delete_file",
+]  # fmt: skip
+"""What is done with batch jobs, their files, and background responses."""
+Operation = Literal["generate", "models", "model"] | JobOperation
 Kind = Literal[
     "bad_request", "no_key", "bad_key", "permission", "no_model", "no_path", "rate_limit", "no_balance", "no_channel",
     "internal", "overloaded", "bad_gateway", "deadline",
@@ -88,6 +92,19 @@ class Route:
     model: str | None = None
     form: Form = "whole"
     version: str = "v1"
+    item: str | None = None
+    """The id of a job, file or response."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Background:
+    """A response that is made later."""
+
+    is_discounted: bool
+    window_s: float | None
+    """How long it may take; None: as soon as possible."""
+    is_stored: bool
+    """Whether it is kept for good, not only for some minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +128,7 @@ class ReplySpec:
     """The whole history of a response that is to be kept; None: it is not kept."""
     previous_id: str | None = None
     """The kept response that the request goes on from."""
+    background: Background | None = None
 
     @property
     def budgeted_output(self) -> int:

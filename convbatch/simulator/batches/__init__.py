@@ -1,0 +1,1 @@
+"""Batch jobs, and responses that are made in the background."""
