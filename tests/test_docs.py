@@ -33,6 +33,9 @@ from convbatch.simulator.fault_script import (
     BODY_MATCHERS,
     ERROR_KINDS,
     HEAD_MATCHERS,
+    JOB_KINDS,
+    LINE_KINDS,
+    OPERATIONS,
     REPLY_KINDS,
     USAGE_KINDS,
     FaultScript,
@@ -363,7 +366,7 @@ def test_the_page_lists_every_action_with_its_options() -> None:
 
 def test_the_page_lists_every_kind() -> None:
     text = text_of("docs/simulator.md")
-    kinds = (*REPLY_KINDS, *USAGE_KINDS, *BODY_KINDS, *ERROR_KINDS)
+    kinds = (*REPLY_KINDS, *USAGE_KINDS, *BODY_KINDS, *ERROR_KINDS, *JOB_KINDS, *LINE_KINDS, *OPERATIONS)
     assert [kind for kind in kinds if f"`{kind}`" not in text] == []
 
 

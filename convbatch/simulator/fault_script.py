@@ -23,7 +23,7 @@ from convbatch.simulator.draws import draw
 from convbatch.simulator.routes import WIRES
 from convbatch.simulator.wire import HintForm, JobOperation, as_list, as_object
 
-HEAD_MATCHERS = ("wire", "operation", "model", "key", "nth", "every", "probability", "after_s", "before_s", "count")
+HEAD_MATCHERS = ("wire", "model", "operation", "key", "nth", "every", "probability", "after_s", "before_s", "count")
 """Matchers that need only the request's head; on the OpenAI wire the model is not in it."""
 BODY_MATCHERS = ("model_nth", "turn", "attempt", "contains", "streamed")
 GENERATIONS = ("generate", "line")

@@ -33,8 +33,10 @@ class StoredFile:
     size: int | None = None
     """Bytes that were announced for an upload in pieces."""
     is_whole: bool = True
+    job_id: str | None = None
+    """The job whose results it holds."""
     made: Sequence[MadeLine] = ()
-    """The lines whose results it holds."""
+    """The lines of that job."""
 
 
 class Files:

@@ -92,7 +92,8 @@ class GeminiJobs:
             self._store.files.forget(file)
             return Served(content=encode({}))
         if request.route.operation == "results":
-            return Served(content=file.content, headers={"content-type": file.content_type}, delivers=file.made)
+            headers = {"content-type": file.content_type}
+            return Served(content=file.content, headers=headers, job_id=file.job_id, delivers=file.made)
         return Served(content=encode(_described(file, request)))
 
     def _upload(self, request: JobRequest) -> Served:
@@ -191,8 +192,9 @@ class GeminiJobs:
             asked = as_object(fields.get("request"))
             if asked is None:
                 refuse("bad_request", f"* {where}.request: request is not specified\n", field=where)
-            line = _line(asked, str(at), request, job_id)
-            line.metadata = as_object(fields.get("metadata"))
+            metadata = as_object(fields.get("metadata"))
+            line = _line(asked, str((metadata or {}).get("key", at)), request, job_id)
+            line.metadata = metadata
             lines.append(line)
         return lines
 
@@ -282,6 +284,7 @@ class GeminiJobs:
                     created_at=ended_at,
                     expires_at=ended_at + kept_s,
                     content=content,
+                    job_id=job.job_id,
                     made=made_lines(job.lines),
                 )
             )

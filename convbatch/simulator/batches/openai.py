@@ -84,9 +84,8 @@ class OpenAIJobs:
                 return _plain({"id": file.file_id, "object": "file", "deleted": True})
             case "results":
                 file = self._file(request)
-                return Served(
-                    content=file.content, headers={"content-type": "application/octet-stream"}, delivers=file.made
-                )
+                headers = {"content-type": "application/octet-stream"}
+                return Served(content=file.content, headers=headers, job_id=file.job_id, delivers=file.made)
             case "create":
                 return self._show(self._create(request), request)
             case "list":
@@ -279,6 +278,7 @@ class OpenAIJobs:
                 created_at=ended_at,
                 expires_at=ended_at + kept_s,
                 content=content + b"\n",
+                job_id=job.job_id,
                 made=made_lines(lines),
             )
         )
