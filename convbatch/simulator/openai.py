@@ -418,7 +418,7 @@ def _message(item: Any, where: str) -> dict[str, Any]:
     for name in message:
         if name not in _MESSAGE:
             refuse("bad_request", f"Unknown parameter: '{where}.{name}'.", field=f"{where}.{name}")
-    if message.get("role") not in _ROLES:
+    if str(message.get("role")) not in _ROLES:
         supported = "'system', 'assistant', 'user', 'function', 'tool', and 'developer'"
         found = encode(message.get("role")).decode().strip('"')
         refuse("bad_request", f"Invalid value: '{found}'. Supported values are: {supported}.", field=f"{where}.role")

@@ -50,6 +50,7 @@ from convbatch.simulator.wire import (
 
 ONLY_STREAMED = "This model only supports stream mode, please enable the stream parameter to access the model."
 ONLY_RESPONSES = "This model is only supported in v1/responses and not in v1/chat/completions."
+_COUNTED = frozenset(("generate", *JOB_OPERATIONS))
 REQUEST_IDS = ("x-oneapi-request-id", "x-request-id", "request-id", "x-generation-id")
 
 
@@ -199,7 +200,7 @@ class Provider:
             route=where,
             bare_wire=wire,
         )
-        if where is not None and where.operation in ("generate", *JOB_OPERATIONS):
+        if where is not None and where.operation in _COUNTED:
             self._count(arrival, where.operation, now)
             if self.faults.rules:
                 self._strike_at_head(arrival, where, now)

@@ -305,7 +305,7 @@ def _background(fields: dict[str, Any]) -> Background | None:
         refuse("bad_request", "Unknown parameter in 'background_options'.", field="background_options")
     window = options.get("completion_window", "soonest")
     where = "background_options.completion_window"
-    if window not in _WINDOWS_S:
+    if not isinstance(window, str) or window not in _WINDOWS_S:
         message = f"Invalid value: '{window}'. Supported values are: 'soonest', '2h', and '8h'."
         refuse("bad_request", message, field=where)
     if not fields.get("background"):
