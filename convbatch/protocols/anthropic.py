@@ -195,7 +195,7 @@ class Anthropic:
         body = _applied(body, ask, endpoint)
         return WireRequest(
             method="POST",
-            url=_url(endpoint.base_url, "messages")
+            url=route_url(endpoint.base_url, "messages")
             if endpoint.path is None
             else path_url(endpoint.base_url, endpoint.path, ask.model),
             headers=_headers(endpoint.anthropic_version, ask.stream),
@@ -236,8 +236,8 @@ class Anthropic:
 
     def build_models_request(self, endpoint: Endpoint) -> WireRequest:
         """Build the request for the first page of models: 1000, the maximum."""
-        url = f"{_url(endpoint.base_url, 'models')}?limit={_MODELS_PER_PAGE}"
-        return WireRequest(method="GET", url=url, headers=_version_header(endpoint.anthropic_version))
+        url = f"{route_url(endpoint.base_url, 'models')}?limit={_MODELS_PER_PAGE}"
+        return WireRequest(method="GET", url=url, headers=version_header(endpoint.anthropic_version))
 
     def parse_models(self, body: bytes) -> tuple[str, ...]:
         """Parse the ids of the list; also the forms of other APIs; raises `MalformedReply`."""
@@ -360,7 +360,7 @@ def _output_config(settings: Settings) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _url(base_url: str, route: str) -> str:
+def route_url(base_url: str, route: str) -> str:
     """Return the URL of a route; `/v1` is not added when the base URL already ends with it."""
     return f"{base_url.rstrip('/').removesuffix('/v1')}/v1/{route}"
 
@@ -368,10 +368,11 @@ def _url(base_url: str, route: str) -> str:
 @functools.lru_cache(maxsize=64)
 def _headers(version: str | None, stream: bool) -> Mapping[str, str]:
     own = STREAM_HEADERS if stream else JSON_HEADERS
-    return MappingProxyType({**own, **_version_header(version)})
+    return MappingProxyType({**own, **version_header(version)})
 
 
-def _version_header(version: str | None) -> Mapping[str, str]:
+def version_header(version: str | None) -> Mapping[str, str]:
+    """Return the header that every request has."""
     return {"anthropic-version": version or ANTHROPIC_VERSION}
 
 

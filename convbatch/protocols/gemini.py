@@ -237,7 +237,7 @@ class Gemini:
 
     def build_models_request(self, endpoint: Endpoint) -> WireRequest:
         """Build the request for the first page of models: 1000, the maximum."""
-        url = f"{_root(endpoint.base_url, endpoint.api_version)}/models?pageSize={_MODELS_PER_PAGE}"
+        url = f"{root_url(endpoint.base_url, endpoint.api_version)}/models?pageSize={_MODELS_PER_PAGE}"
         return WireRequest(method="GET", url=url, headers={})
 
     def parse_models(self, body: bytes) -> tuple[str, ...]:
@@ -325,7 +325,7 @@ def _thinking_level(model: str, settings: Settings) -> str | None:
 def _generate_url(base_url: str, api_version: str | None, model: str, stream: bool) -> str:
     name = model if model.startswith("tunedModels/") else f"models/{model.removeprefix('models/')}"
     method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-    return f"{_root(base_url, api_version)}/{quote(name, safe=PATH_SAFE)}:{method}"
+    return f"{root_url(base_url, api_version)}/{quote(name, safe=PATH_SAFE)}:{method}"
 
 
 def _path_url(base_url: str, path: str, model: str, stream: bool) -> str:
@@ -334,7 +334,7 @@ def _path_url(base_url: str, path: str, model: str, stream: bool) -> str:
     return f"{url.replace(':generateContent', ':streamGenerateContent')}?alt=sse" if stream else url
 
 
-def _root(base_url: str, api_version: str | None) -> str:
+def root_url(base_url: str, api_version: str | None) -> str:
     """Return the base URL with its API version, which is not added when the URL already ends with it."""
     base = base_url.rstrip("/")
     if _VERSION.search(base) and (api_version is None or base.endswith(f"/{api_version}")):

@@ -393,7 +393,7 @@ def _contents(value: Any, model: str) -> tuple[tuple[tuple[str, str], ...], tupl
         where = f"contents[{at}]"
         content = _object(item, where, {"role", "parts"})
         role = content.get("role", "user")
-        if role not in {"user", "model", "function"}:
+        if str(role) not in {"user", "model", "function"}:
             refuse("bad_request", "Please use a valid role: user, model.", field=where)
         parts = _part_list(content, where)
         _check_pictures(role, parts, where)

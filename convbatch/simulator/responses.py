@@ -377,7 +377,7 @@ class _Reader:
 
     def _read_message(self, message: dict[str, Any], where: str) -> None:
         role = message.get("role")
-        if role not in _ROLES:
+        if str(role) not in _ROLES:
             supported = "'assistant', 'system', 'developer', and 'user'"
             refuse("bad_request", f"Invalid value: '{role}'. Supported values are: {supported}.", field=f"{where}.role")
         text = _text(message, where)
