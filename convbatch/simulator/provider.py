@@ -329,7 +329,7 @@ class Provider:
 
     def _in_front(self, where: Route | None) -> Route | None:
         """Return a route as the gateway in front of the provider serves it; None if it does not."""
-        if where is None or (self._wires is not None and where.wire.name not in self._wires):
+        if where is None or not self._serves(where):
             return None
         if where.operation in JOB_OPERATIONS:  # these gateways relay generation requests only
             return where if self._answers_as is None and self._gateway is None else None
@@ -339,6 +339,12 @@ class Provider:
             return where
         wire = behind(self._gateway, where.wire)
         return None if wire is None else replace(where, wire=wire)
+
+    def _serves(self, where: Route) -> bool:
+        wires = self._wires
+        if wires is None or where.wire.name in wires:
+            return True
+        return "responses" in wires and where.wire.name == "openai" and where.operation in JOB_OPERATIONS
 
     def _bare_wire(self, where: Route | None, path: str) -> Wire:
         if self._answers_as is not None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbatch.dialogue import Settings
+from convbatch.dialogue import Message, Settings
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.batches import BATCH_APIS
 from convbatch.protocols.batches.background import (
@@ -29,7 +29,7 @@ from convbatch.reply import Failure, Reply
 from convbatch.simulator import FaultScript, JobTimes, Provider, Request
 from convbatch.simulator import JobLimits as ServerJobLimits
 from tests.conftest import examples
-from tests.protocols.test_protocols import BODIES, FIXTURES, user
+from tests.protocols.test_protocols import BODIES, FIXTURES, assistant, user
 from tests.support.tables import each
 
 BASES = {
@@ -385,6 +385,26 @@ def test_a_job_gives_the_replies_of_single_requests(name: str) -> None:
         assert reply.response_id == single.response_id
         assert reply._replace(service_tier=None) == single._replace(service_tier=None)
         assert (reply.service_tier == "batch") is (name == "anthropic")
+
+
+@each("name", NAMES)
+def test_a_signed_dialogue_goes_on_from_the_replies_of_jobs(name: str) -> None:
+    """The simulated model refuses a turn that comes back without its signature, or with another."""
+    talk = Talk(name)
+    messages: tuple[Message, ...] = ()
+    for wave in range(3):
+        messages = (*messages, user(f"question {wave}"))
+        ask = Ask(model="sim-signed", messages=messages, system="Be brief.")
+        body = PROTOCOLS[name].build_request(ask, talk.endpoint).json
+        plan = JobPlan(name=f"run1-w{wave}", model="sim-signed", bodies=[body], endpoint=talk.endpoint)
+        job_id = talk.made(plan)
+        talk.now += 200.0
+        (line,) = talk.lines(talk.poll(job_id))
+        assert isinstance(line.outcome, Reply), line.outcome
+        assert str(line.outcome.text).startswith("[signed]")
+        messages = (*messages, assistant(line.outcome.text or "", line.outcome.raw_turn))
+
+    assert [entry.turn for entry in talk.provider.ledger.entries if entry.billed] == [1, 2, 3]
 
 
 @each("name", NAMES)

@@ -620,3 +620,10 @@ def test_an_unknown_path_of_batches_is_not_found_behind_a_gateway() -> None:
     answer = provider.handle(Request.of("GET", "http://any/v1/batches", {"authorization": "k"}), 0.0)
 
     assert answer.status == 404
+
+
+def test_a_server_of_responses_alone_has_batches_too() -> None:
+    for wires, status in ((("responses",), 200), (("anthropic",), 404)):
+        provider = Provider(wires=wires)
+        answer = provider.handle(Request.of("GET", "http://any/v1/batches", {"authorization": "k"}), 0.0)
+        assert answer.status == status
