@@ -212,6 +212,7 @@ def test_reading_raises_nothing_but_malformed_reply(value: Any, cut: int) -> Non
         ),
         ("gemini", {"key": "a", "error": {"code": 3, "message": "m"}}, "invalid_request", 400, False),
         ("gemini", {"key": "a", "error": {"code": 8, "message": "m"}}, "rate_limit", 429, False),
+        ("gemini", {"key": "a", "error": {"code": 13, "message": "m"}}, "server_error", 500, False),
         ("gemini", {"key": "a", "error": {"code": 503, "message": "m"}}, "overloaded", 503, False),
         ("gemini", {"key": "a", "error": {"code": 4, "message": "m"}}, "timeout", 504, False),
     ],

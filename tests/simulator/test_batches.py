@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -147,6 +148,33 @@ def test_a_cancelled_job_delivers_what_was_made_unless_it_is_geminis(name: str) 
     assert ends == ([] if "gemini" in name else ["cancelled"] * 4 + ["ok"] * 4)
     client.now = END_S
     assert len(billed(client.provider)) == made
+
+
+def test_a_job_of_google_that_is_cancelled_too_late_succeeds() -> None:
+    client = GeminiClient(provider_of())
+    job = client.created(TEXTS)
+    client.now = 108.0
+    client.cancel(job)
+    client.now = 113.0
+
+    assert client.state(job) == "SUCCEEDED"
+    assert client.ends(job) == {line: ["ok"] for line in names(TEXTS)}
+
+
+@each("name", MAKES)
+def test_a_reply_is_delivered_when_the_results_have_arrived_whole(name: str) -> None:
+    operation = "poll" if name == "gemini inline" else "results"
+    rule = {"match": {"operation": operation, "count": 1, "after_s": 500}, "action": "truncate"}
+    client = MAKES[name](provider_of(rule))
+    job = client.created(FEW)
+    client.now = 1000.0
+    with contextlib.suppress(json.JSONDecodeError):
+        client.ends(job)
+    before = [entry.delivered for entry in billed(client.provider)]
+    client.ends(job)
+
+    assert (before, [entry.delivered for entry in billed(client.provider)]) == ([None] * 4, [True] * 4)
+    assert client.provider.in_flight == 0
 
 
 def test_a_job_that_has_ended_cannot_be_cancelled_except_at_google() -> None:

@@ -66,7 +66,7 @@ def answered_line(
         status: The HTTP status of a single request with this outcome.
         value: The body of the answer.
         odd: What was odd about the line.
-        is_free: Whether nothing is billed if there is no reply.
+        is_free: Whether the provider bills nothing for it.
         request_id: The provider's id of the request.
     """
     body = encode_json(value)
@@ -78,7 +78,7 @@ def answered_line(
         status=status,
         body=body,
         note=notes or None,
-        is_free=is_free and isinstance(answer.outcome, Failure),
+        is_free=is_free,
         request_id=request_id,
     )
 
