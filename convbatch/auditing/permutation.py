@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from convbatch.comparison.stats import POWER, Interval
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     Labels = NDArray[np.bool_]
 
 _TIE = 1e-9
+MANY_WAYS = 512
+"""Arrangements of a stratum up to which they are listed: faster than to permute anew in each draw."""
 FINER = 10
 """How many times as many draws are made where the first ones cannot tell how small a p is."""
 
@@ -51,8 +55,22 @@ class PermutationTest:
     """Standard deviation of the effect when both sides are the same."""
 
 
-def drawn_labels(strata: Sequence[tuple[int, int]], draws: int, seed: int) -> Iterator[Labels]:
-    """Yield for each stratum an array (draw, reply): whether the reply is drawn as one of the candidate.
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Random permutations of the sides of one stratum."""
+
+    labels: Labels
+    """(arrangement, reply): whether the reply is one of the candidate."""
+    chosen: Any | None
+    """The arrangement of each draw; None: one after the other."""
+
+    def of(self, values: Any) -> Any:
+        """Return the values of the draws from those of the arrangements, which are the last axis."""
+        return values if self.chosen is None else values[..., self.chosen]
+
+
+def drawn_labels(strata: Sequence[tuple[int, int]], draws: int, seed: int) -> Iterator[Draws]:
+    """Yield the permutations of each stratum; of a small one, all arrangements and which of them is drawn.
 
     Args:
         strata: Number of replies of the reference and of the candidate.
@@ -63,9 +81,23 @@ def drawn_labels(strata: Sequence[tuple[int, int]], draws: int, seed: int) -> It
 
     chance = np.random.default_rng(seed)
     for ours, theirs in strata:
-        labels = np.zeros((draws, ours + theirs), dtype=bool)
-        labels[:, ours:] = True
-        yield chance.permuted(labels, axis=1)
+        ways = math.comb(ours + theirs, theirs)
+        if ways <= min(MANY_WAYS, draws):
+            yield Draws(_all_labels(ours, theirs), chance.integers(ways, size=draws))
+        else:
+            labels = np.zeros((draws, ours + theirs), dtype=bool)
+            labels[:, ours:] = True
+            yield Draws(chance.permuted(labels, axis=1), None)
+
+
+@cache
+def _all_labels(ours: int, theirs: int) -> Labels:
+    import numpy as np
+
+    found = np.zeros((math.comb(ours + theirs, theirs), ours + theirs), dtype=bool)
+    for row, places in enumerate(combinations(range(ours + theirs), theirs)):
+        found[row, list(places)] = True
+    return found
 
 
 def difference_test(strata: Sequence[Stratum], *, draws: int, seed: int) -> PermutationTest:
@@ -101,10 +133,10 @@ def _drawn_effects(strata: Sequence[Stratum], draws: int, seed: int) -> Floats:
     drawn = np.zeros(draws)
     moving = [one for one in strata if len({*one.reference, *one.candidate}) > 1]
     sizes = [(len(one.reference), len(one.candidate)) for one in moving]
-    for stratum, labels, (ours, theirs) in zip(moving, drawn_labels(sizes, draws, seed), sizes, strict=True):
+    for stratum, each, (ours, theirs) in zip(moving, drawn_labels(sizes, draws, seed), sizes, strict=True):
         values = np.array([*stratum.reference, *stratum.candidate])
-        sums = labels @ values
-        drawn += stratum.weight * (sums / theirs - (values.sum() - sums) / ours)
+        sums = each.labels @ values
+        drawn += stratum.weight * each.of(sums / theirs - (values.sum() - sums) / ours)
     return drawn
 
 

@@ -7,9 +7,9 @@ at 0, repeats are expected to agree, and honest servers of one model may each ag
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convbatch.auditing.finding import (
     LEVEL,
@@ -21,11 +21,11 @@ from convbatch.auditing.finding import (
     signed_percent,
     untested,
 )
+from convbatch.auditing.distances import SQUARED, STATISTICS, PromptDistances, foreign
 from convbatch.auditing.permutation import (
     drawn_labels,
     fisher,
     normal_power,
-    normal_quantile,
     share_beyond,
     share_interval,
     share_power,
@@ -36,16 +36,20 @@ from convbatch.auditing.shares import needed_to_find
 from convbatch.comparison.stats import Interval, sign_flip_midp
 
 if TYPE_CHECKING:
-    from convbatch.auditing.permutation import Floats, Labels
+    from convbatch.auditing.permutation import Floats
 
 MIN_PAIRS = 60
 """Pairs of repeats at each side below which `replay` is not tested."""
 REPLAYED = 0.1
 """Difference of the shares of identical pairs that `replay` rules out."""
-CHARACTERS = 200
-"""Beginning of a reply that is compared; what follows a first difference says little more."""
 SWAPPED, SWAPPED_FOUND = 0.2, 0.3
 """Share of foreign replies that `distribution` rules out, and the one that its power is for."""
+VARIED = 0.1
+"""Relative difference of the distances within a side that `distribution` rules out."""
+LENGTHENED = 0.1
+"""Relative difference of lengths that `distribution` rules out."""
+_NO_SPREAD = 1e-12
+"""A standard deviation up to this size is a rounding error of 0."""
 MAX_REPLIES = 100
 """Replies to a prompt at each side that are compared: the time grows with their square."""
 MIN_REPLIES = 2
@@ -122,50 +126,15 @@ def _identical(both: Both) -> tuple[AuditedReply | None, AuditedReply | None]:
 # --- distribution
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """Distances between all replies to one prompt, those of the reference first."""
-
-    both: Both
-    ours: int
-    distances: Floats
-    lengths: Floats
-    """Logarithms."""
-
-    def squared(self, labels: Labels) -> Floats:
-        """Return, for each row of labels, the unbiased squared MMD between replies so labelled and the others."""
-        import numpy as np
-
-        theirs = labels.astype(float)
-        m = theirs[0].sum()
-        n = theirs.shape[1] - m
-        inside_theirs = np.einsum("ij,ij->i", theirs @ self.distances, theirs)
-        across = theirs @ self.distances.sum(axis=1) - inside_theirs
-        inside_ours = self.distances.sum() - inside_theirs - 2 * across
-        return 2 * across / (m * n) - inside_theirs / (m * (m - 1)) - inside_ours / (n * (n - 1))
-
-    def longer(self, labels: Labels) -> Floats:
-        """Return, for each row of labels, the mean log length of replies so labelled minus that of the others."""
-        sums, m = labels @ self.lengths, labels[0].sum()
-        return sums / m - (self.lengths.sum() - sums) / (labels.shape[1] - m)
-
-    @property
-    def labels(self) -> Labels:
-        """The labels as they are: one row."""
-        import numpy as np
-
-        return (np.arange(len(self.lengths)) >= self.ours)[None, :]
-
-
 def distribution(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
     """Test that both sides draw their replies to each prompt from the same distribution.
 
-    The statistic is the mean over prompts of the squared maximum mean discrepancy with a Hamming kernel on the first
-    characters, and the mean difference of log lengths; the larger of both, each in its own standard deviations,
-    is compared with permutations within prompts. The effect is a share of foreign replies: the share of the reference's
-    replies that, exchanged for its replies to other prompts, would give the same discrepancy.
+    Four statistics (`distances.py`), each a mean over prompts in its own standard deviations: the squared maximum mean
+    discrepancy of beginnings and of endings, how varied the replies are, which a forced temperature changes, and how
+    long. The largest is compared with permutations within prompts. The effect is a share of foreign replies: the share
+    of the reference's replies that, exchanged for its replies to other prompts, would give the same discrepancy.
 
-    Source: Gao, Liang, Guestrin 2024, "Model Equality Testing", arXiv:2410.20247.
+    Source: Gao, Liang, Guestrin 2024, "Model Equality Testing", arXiv:2410.20247; the weights of places are ours.
     """
     found = pair_up(reference, candidate, by_prompt, lambda reply: reply.is_fixed and bool(reply.text))
     if not found:
@@ -178,106 +147,211 @@ def distribution(reference: Side, candidate: Side, rules: Rules) -> Finding | No
     if not usable:
         why = f"one reply to each of {len(drawn)} prompts: no distance within a side is known"
         return untested("distribution", why, needed="a run with repeats, e.g. --repeats 5")
-    least = [Both(both.reference[:MAX_REPLIES], both.candidate[:MAX_REPLIES]) for both in usable]
-    return _compare_prompts([_measured(both) for both in least], (reference.name, candidate.name), rules)
+    prompts = [PromptDistances.of(both) for both in _at_most(usable, MAX_REPLIES, rules.seed)]
+    return _compare_prompts(prompts, (reference.name, candidate.name), rules)
 
 
-def _compare_prompts(prompts: Sequence[_Prompt], names: tuple[str, str], rules: Rules) -> Finding:
-    import numpy as np
+def _at_most(prompts: Sequence[Both], most: int, seed: int) -> Iterator[Both]:
+    """Yield the prompts with at most so many replies of a side: drawn at random, so that no run is in all of them."""
+    import random
 
-    squared, longer = np.zeros(rules.draws), np.zeros(rules.draws)
-    sizes = [(one.ours, len(one.lengths) - one.ours) for one in prompts]
-    for one, labels in zip(prompts, drawn_labels(sizes, rules.draws, rules.seed), strict=True):
-        squared += one.squared(labels) / len(prompts)
-        longer += one.longer(labels) / len(prompts)
-    apart = np.array([one.squared(one.labels)[0] for one in prompts])
-    more = float(np.mean([one.longer(one.labels)[0] for one in prompts]))
-    sds = float(squared.std()), float(longer.std())
-    scores = np.maximum(_score(squared, sds[0]), _score(np.abs(longer), sds[1]))
-    observed = max(_score(np.array([apart.mean()]), sds[0])[0], _score(np.array([abs(more)]), sds[1])[0])
-    foreign = _foreign(prompts)
-    share = _as_share(float(apart.mean()), foreign)
-    replies = sum(len(one.lengths) - one.ours for one in prompts)
-    interval = _share_interval(apart, foreign, replies)
-    power = 0.0 if foreign <= 0 else normal_power(SWAPPED_FOUND**2 * foreign, sds[0], sds[0], level=rules.level)
-    times = None if foreign <= 0 else times_needed(SWAPPED_FOUND**2 * foreign, sds[0], level=rules.level)
-    order = np.argsort(-apart)
+    chance = random.Random(seed)
+    for both in prompts:
+        sides = [side if len(side) <= most else chance.sample(side, most) for side in (both.reference, both.candidate)]
+        yield Both(*sides)
+
+
+def _compare_prompts(prompts: Sequence[PromptDistances], names: tuple[str, str], rules: Rules) -> Finding:
+    found = _Discrepancy.of(prompts, rules)
+    parts = found.parts(rules)
+    told = max(parts, key=lambda part: part.score if found.p <= rules.alpha else part.is_share * (1 + part.effect))
+    order = sorted(range(len(prompts)), key=lambda at: -found.by_prompt[told.row, at] * (told.effect >= 0 or -1))
+    weak = [part for part in parts if not part.is_ruled_out]
     return Finding(
         question="distribution",
-        detail=f"{len(prompts)} prompts, {replies} replies of {names[1]}: as unlike those of {names[0]} as with "
-        f"{percent(share)} foreign replies; lengths {signed_percent(math.expm1(more))}",
-        measure="share of foreign replies that would differ as much",
-        effect=share or abs(math.expm1(more)) * float(sds[1] > 0),
-        interval=interval,
-        p=share_beyond(float(observed), scores),
-        limit=SWAPPED,
-        power=power,
-        power_for=SWAPPED_FOUND,
-        needed=_more_prompts(times, len(prompts)),
-        evidence=evidence([_farthest(prompts[at]) for at in order if apart[at] > 0]),
+        detail=f"{len(prompts)} prompts, {found.replies} replies of {names[1]}, compared with those of {names[0]}: "
+        + "; ".join(f"{part.name} {part.told}" for part in parts),
+        measure=told.measure,
+        effect=told.effect,
+        interval=told.interval,
+        p=found.p,
+        limit=told.limit,
+        power=min(part.power for part in parts),
+        power_for=told.found,
+        needed=_more_prompts([part.times for part in parts], len(prompts)),
+        open=", ".join(part.name for part in weak) + ": not decided" if weak else None,
+        evidence=evidence([_farthest(prompts[at]) for at in order if found.by_prompt[told.row, at]]),
     )
 
 
-def _more_prompts(times: float | None, prompts: int) -> str | None:
-    """Return how many prompts with as many repeats it takes; the statistic's deviation falls with their root."""
-    return None if times is None else f"about {max(2, math.ceil(times * prompts)):,} prompts with as many repeats"
+def _more_prompts(times: Sequence[float | None], prompts: int) -> str | None:
+    """Return how many prompts with as many repeats it takes; a statistic's deviation falls with their root.
+
+    Where there are enough, it was chance that left the question open: twice as many settle it.
+    """
+    known = [one for one in times if one is not None]
+    if len(known) < len(times):
+        return None
+    most = max(known)
+    return f"about {max(2, math.ceil((most if most > 1 else 2) * prompts)):,} prompts with as many repeats"
 
 
-def _score(values: Floats, sd: float) -> Any:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What one of the statistics says."""
+
+    row: int
+    measure: str
+    effect: float
+    interval: Interval | None
+    score: float
+    """In standard deviations."""
+    limit: float
+    found: float
+    """The effect that the power is for."""
+    power: float
+    times: float | None
+    """How many times the prompts it takes; None if no number is known."""
+
+    @property
+    def name(self) -> str:
+        return STATISTICS[self.row]
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the effect is a share of foreign replies."""
+        return self.row < SQUARED.stop
+
+    @property
+    def told(self) -> str:
+        return f"as with {percent(self.effect)} foreign replies" if self.is_share else signed_percent(self.effect)
+
+    @property
+    def is_ruled_out(self) -> bool:
+        """Whether the interval holds no effect as large as the limit."""
+        return self.interval is not None and -self.limit < self.interval.low and self.interval.high < self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Discrepancy:
+    """The statistics of all prompts, and what they are when the sides are drawn anew."""
+
+    by_prompt: Floats
+    """(statistic, prompt)."""
+    sds: Floats
+    """Standard deviation of each mean over prompts, when both sides are the same."""
+    p: float
+    foreign: Floats
+    """Squared discrepancies that count as 100 % foreign replies."""
+    within: float
+    """Mean distance of two replies of the side that varies more."""
+    replies: int
+    """Of the candidate."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[PromptDistances], rules: Rules) -> _Discrepancy:
+        import numpy as np
+
+        drawn = np.zeros((len(STATISTICS), rules.draws))
+        sizes = [(len(one.both.reference), len(one.both.candidate)) for one in prompts]
+        for one, each in zip(prompts, drawn_labels(sizes, rules.draws, rules.seed), strict=True):
+            drawn += each.of(one.statistics(each.labels)) / len(prompts)
+        by_prompt = np.array([one.statistics(one.labels)[:, 0] for one in prompts]).T
+        sds = drawn.std(axis=1)
+        within = np.mean([one.within() for one in prompts], axis=0).max()
+        return cls(
+            by_prompt=by_prompt,
+            sds=sds,
+            p=share_beyond(float(_largest(by_prompt.mean(axis=1, keepdims=True), sds)[0]), _largest(drawn, sds)),
+            foreign=foreign(prompts),
+            within=float(within),
+            replies=sum(theirs for _, theirs in sizes),
+        )
+
+    def parts(self, rules: Rules) -> list[_Part]:
+        """Return what each statistic says; variety only where there is any."""
+        level = rules.level / len(STATISTICS)
+        parts = [self._share(row, level) for row in range(SQUARED.stop)]
+        if self.within > 0:
+            words = "relative difference of the distance between a side's replies to one prompt"
+            parts.append(self._mean(2, words, lambda apart: apart / self.within, VARIED, VARIED * self.within, level))
+        words = "relative difference of the length of replies"
+        return [*parts, self._mean(3, words, math.expm1, LENGTHENED, math.log1p(LENGTHENED), level)]
+
+    def _half(self, row: int) -> float | None:
+        """Return half the width of the interval of a mean over prompts; None for a single prompt."""
+        values = self.by_prompt[row]
+        if len(values) < 2:
+            return None
+        from scipy.special import stdtrit
+
+        se = max(float(values.std(ddof=1)) / math.sqrt(len(values)), float(self.sds[row]))
+        return float(stdtrit(len(values) - 1, 0.5 + LEVEL / 2)) * se
+
+    def _share(self, row: int, level: float) -> _Part:
+        mean, sd, foreign = float(self.by_prompt[row].mean()), float(self.sds[row]), float(self.foreign[row])
+        half = self._half(row)
+        interval = None
+        if half is not None and foreign > 0:
+            high = max(_as_share(mean + half, foreign), exact_limit(self.replies))
+            interval = Interval(_as_share(mean - half, foreign), high)
+        squared = SWAPPED_FOUND**2 * foreign
+        spread = math.hypot(sd, 2 * foreign * math.sqrt(SWAPPED_FOUND**3 * (1 - SWAPPED_FOUND) / self.replies))
+        power = min(normal_power(squared, sd, spread, level=level), 1 - (1 - SWAPPED_FOUND) ** self.replies)
+        return _Part(
+            row=row,
+            measure="share of foreign replies that would differ as much",
+            effect=_as_share(mean, foreign),
+            interval=interval,
+            score=_score(mean, sd),
+            limit=SWAPPED,
+            found=SWAPPED_FOUND,
+            power=power if foreign > 0 else 0.0,
+            times=times_needed(squared, sd, level=level),
+        )
+
+    def _mean(
+        self, row: int, measure: str, relative: Callable[[float], float], limit: float, change: float, level: float
+    ) -> _Part:
+        """Return what a mean difference says, on whose scale the limit is `change`."""
+        mean, sd = float(self.by_prompt[row].mean()), float(self.sds[row])
+        half = self._half(row)
+        return _Part(
+            row=row,
+            measure=measure,
+            effect=relative(mean),
+            interval=None if half is None else Interval(relative(mean - half), relative(mean + half)),
+            score=abs(_score(mean, sd)),
+            limit=limit,
+            found=limit,
+            power=normal_power(change, sd, sd, level=level),
+            times=times_needed(change, sd, level=level),
+        )
+
+
+def _largest(means: Floats, sds: Floats) -> Floats:
+    """Return the largest statistic in its standard deviations, by draw; squared ones count only above 0."""
     import numpy as np
 
-    return values / sd if sd > 0 else np.zeros_like(values)
+    scores = np.divide(means, sds[:, None], out=np.zeros_like(means), where=sds[:, None] > _NO_SPREAD)
+    return np.maximum(scores[SQUARED].max(axis=0), np.abs(scores[SQUARED.stop :]).max(axis=0))
 
 
-def _measured(both: Both) -> _Prompt:
-    import numpy as np
-
-    texts = [reply.text or "" for reply in (*both.reference, *both.candidate)]
-    lengths = np.log([len(text) for text in texts])
-    return _Prompt(both, len(both.reference), _distances(texts), lengths)
-
-
-def _distances(texts: Sequence[str]) -> Floats:
-    """Return the share of places at which two texts differ, up to the end of the longest or `CHARACTERS`."""
-    import numpy as np
-
-    length = min(CHARACTERS, max(map(len, texts)))
-    codes = np.zeros((len(texts), length), dtype=np.int32)  # 0: behind the end of a text
-    for row, text in enumerate(texts):
-        codes[row, : len(text)] = [ord(char) for char in text[:length]]
-    return (codes[:, None, :] != codes[None, :, :]).mean(axis=2)
-
-
-def _foreign(prompts: Sequence[_Prompt]) -> float:
-    """Return the mean squared MMD between the reference's replies to each prompt and to the next one."""
-    import numpy as np
-
-    if len(prompts) < 2:
-        return 0.0
-    found: list[float] = []
-    for one, other in zip(prompts, [*prompts[1:], prompts[0]], strict=True):
-        texts = [[reply.text or "" for reply in prompt.both.reference] for prompt in (one, other)]
-        joined = _Prompt(one.both, one.ours, _distances([*texts[0], *texts[1]]), np.zeros(sum(map(len, texts))))
-        found.append(float(joined.squared(joined.labels)[0]))
-    return float(np.mean(found))
+def _score(mean: float, sd: float) -> float:
+    return mean / sd if sd > _NO_SPREAD else 0.0
 
 
 def _as_share(squared: float, foreign: float) -> float:
-    """Return the share of foreign replies with this squared MMD: a mixture's grows with the square of its share."""
-    return min(1.0, math.sqrt(max(0.0, squared) / foreign)) if foreign > 0 else 0.0
+    """Return the share of foreign replies with this squared discrepancy: a mixture's grows with its square."""
+    if squared <= 0:
+        return 0.0
+    return min(1.0, math.sqrt(squared / foreign)) if foreign > 0 else 1.0
 
 
-def _share_interval(apart: Floats, foreign: float, replies: int) -> Interval | None:
-    if foreign <= 0 or len(apart) < 2:
-        return None
-    half = normal_quantile(0.5 + LEVEL / 2) * float(apart.std(ddof=1)) / math.sqrt(len(apart))
-    low, high = (float(apart.mean()) + sign * half for sign in (-1, 1))
-    return Interval(_as_share(low, foreign), max(_as_share(high, foreign), exact_limit(replies)))
-
-
-def _farthest(prompt: _Prompt) -> tuple[AuditedReply | None, AuditedReply | None]:
+def _farthest(prompt: PromptDistances) -> tuple[AuditedReply | None, AuditedReply | None]:
     """Return the candidate's reply farthest from the reference's, and the reference's nearest to its own."""
-    ours = prompt.ours
-    across = prompt.distances[:ours, ours:].mean(axis=0)
-    inside = prompt.distances[:ours, :ours].mean(axis=0)
+    ours = len(prompt.both.reference)
+    apart = prompt.beginnings + prompt.endings
+    across = apart[:ours, ours:].mean(axis=0)
+    inside = apart[:ours, :ours].mean(axis=0)
     return prompt.both.reference[int(inside.argmin())], prompt.both.candidate[int(across.argmax())]
