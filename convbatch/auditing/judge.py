@@ -22,8 +22,9 @@ from convbatch.auditing.finding import (
     untested,
 )
 from convbatch.auditing.probes import knowledge_border, obedience, tools
+from convbatch.auditing.replay import replay
 from convbatch.auditing.replies import Side, without_copies, without_withheld
-from convbatch.auditing.texts import distribution, replay
+from convbatch.auditing.texts import distribution
 from convbatch.comparison.stats import holm
 from convbatch.exit_codes import ExitCode, worst
 

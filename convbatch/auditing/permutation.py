@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Labels = NDArray[np.bool_]
 
 _TIE = 1e-9
+_MANY = 10**9
 MANY_WAYS = 512
 """Arrangements of a stratum up to which they are listed: faster than to permute anew in each draw."""
 FINER = 10
@@ -145,28 +146,14 @@ def share_beyond(observed: float, drawn: Floats) -> float:
     return float((1 + (drawn >= observed - _TIE * max(1.0, abs(observed))).sum()) / (len(drawn) + 1))
 
 
-def fisher(found: Sequence[int], counts: Sequence[int]) -> float:
-    """Return the two-sided p that two shares are equal.
-
-    Args:
-        found: Number of replies with the property, at each of the two sides.
-        counts: Number of replies of each side.
-
-    Source: Fisher 1935, Journal of the Royal Statistical Society 98:39; every table that is no more likely counts.
-        `scipy.stats.fisher_exact` does the same; importing it takes longer than a whole audit.
-    """
-    import numpy as np
-    from scipy.special import gammaln
-
-    total, with_it = sum(counts), sum(found)
-    first = np.arange(max(0, with_it - counts[1]), min(with_it, counts[0]) + 1)
-
-    def ways(whole: Any, part: Any) -> Any:
-        return gammaln(whole + 1) - gammaln(part + 1) - gammaln(whole - part + 1)
-
-    logs = ways(counts[0], first) + ways(counts[1], with_it - first) - ways(total, with_it)
-    observed = logs[found[0] - first[0]]
-    return min(1.0, float(np.exp(logs[logs <= observed + 1e-7]).sum()))
+def least_p(strata: Sequence[Stratum]) -> float:
+    """Return the smallest p that these permutations can give: two of all arrangements are the most extreme ones."""
+    ways = 1
+    for one in strata:
+        ways *= math.comb(len(one.reference) + len(one.candidate), len(one.candidate))
+        if ways > _MANY:
+            return 0.0
+    return min(1.0, 2 / ways)
 
 
 def share_interval(ours: float, theirs: float, counts: tuple[float, float], *, level: float) -> Interval:
@@ -199,24 +186,6 @@ def wilson(share: float, count: float, z: float) -> Interval:
     return Interval(max(0.0, (middle - half) / (1 + z * z / count)), min(1.0, (middle + half) / (1 + z * z / count)))
 
 
-def share_power(share: float, change: float, counts: tuple[float, float], *, level: float) -> float:
-    """Return the probability that a two-sided test at `level` finds this change of a share.
-
-    Args:
-        share: Of the reference; the change is a loss where it is above 1/2, else a gain.
-        change: Size of the change.
-        counts: Number of independent replies of each side, > 0.
-        level: Of the test.
-
-    Source: Fleiss, Levin, Paik 2003, Statistical Methods for Rates and Proportions, section 4.2.
-    """
-    other = share - change if share > 0.5 else share + change
-    middle = (share * counts[0] + other * counts[1]) / sum(counts)
-    null = math.sqrt(middle * (1 - middle) * sum(1 / count for count in counts))
-    real = math.sqrt(share * (1 - share) / counts[0] + other * (1 - other) / counts[1])
-    return normal_power(change, null, real or null, level=level)
-
-
 def normal_power(effect: float, null_sd: float, real_sd: float, *, level: float) -> float:
     """Return the probability that a two-sided test at `level` finds an effect, from its standard deviations."""
     if null_sd <= 0 or real_sd <= 0:
@@ -231,6 +200,13 @@ def times_needed(effect: float, null_sd: float, *, level: float) -> float | None
     if effect <= 0:
         return None
     return ((normal_quantile(1 - level / 2) + normal_quantile(POWER)) * null_sd / effect) ** 2
+
+
+def t_quantile(p: float, degrees: int) -> float:
+    """Return the quantile of Student's t distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, p))
 
 
 def normal_quantile(p: float) -> float:

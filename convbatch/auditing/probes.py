@@ -38,6 +38,7 @@ FORGOTTEN = 0.6
 """Share of the answers the reference knows that this other model does not know."""
 _SURE = 0.02
 """Added to the variance of a question: no question counts for more than about fifty."""
+_TINY = 1e-12
 _MISSED = 0.1
 """Answers that are added as right and as wrong, so that no question counts as known for certain."""
 _SIMULATED = 1_000
@@ -67,13 +68,14 @@ def knowledge_border(reference: Side, candidate: Side, rules: Rules) -> Finding 
     turns = pair_up(reference, candidate, by_question, lambda reply: BORDER in reply.tags and reply.passed is not None)
     if not turns:
         return None
-    strata = [_answers(both) for both in turns.values()]
+    questions = list(turns.values())
+    strata = [_answers(both) for both in questions]
     known = [_mean([_mean(side) for side in sides]) for sides in _sides(strata)]
     if not any(known):
         why = f"{len(strata)} questions, no right answer at either side"
         return untested("knowledge_border", why, needed="questions that the reference can answer")
     answers = sum(len(one.candidate) for one in strata)
-    routing = _Routing.of(strata, rules)
+    routing = _Routing.of(questions, rules)
     power = routing.power(rules.level) if known[0] > 0 else 0.0
     wanted = (
         "questions that the reference can answer" if known[0] < 1 / 4 else f"about {2 * answers:,} answers at each side"
@@ -85,7 +87,7 @@ def knowledge_border(reference: Side, candidate: Side, rules: Rules) -> Finding 
         measure="share of answers from a model that knows 40 % of it; negative where the candidate knows more",
         effect=routing.share(0.5),
         interval=Interval(routing.share(1 - (1 - LEVEL) / 2), routing.share((1 - LEVEL) / 2)),
-        p=difference_test(routing.strata, draws=rules.draws, seed=rules.seed).p,
+        p=routing.p,
         limit=ROUTED,
         power=power,
         power_for=ROUTED_FOUND,
@@ -110,31 +112,36 @@ def _answers(both: Both) -> Stratum:
 class _Routing:
     """The weighted loss of right answers, and what it is in simulated answers at each share of `_SHARES`."""
 
-    strata: Sequence[Stratum]
-    """With their weights."""
+    p: float
     observed: float
     simulated: Any
     """Array (share, set of answers); the loss in standard deviations, as `observed`."""
 
     @classmethod
-    def of(cls, strata: Sequence[Stratum], rules: Rules) -> _Routing:
+    def of(cls, questions: Sequence[Both], rules: Rules) -> _Routing:
         """Weight the questions, and simulate candidates that route more and more replies."""
         import numpy as np
 
         chance = np.random.default_rng(rules.seed)
-        ours, theirs = (np.array([len(side) for side in sides]) for sides in _sides(strata))
-        right = [np.array([sum(side) for side in sides]) for sides in _sides(strata)]
+        sides = _sides([_answers(both) for both in questions])
+        ours, theirs = (np.array([len(side) for side in those]) for those in sides)
+        right = [np.array([sum(side) for side in those]) for those in sides]
         pooled = (right[0] + right[1] + _MISSED) / (ours + theirs + 2 * _MISSED)
         found: list[Any] = []
         for share in _SHARES:
             loss = share * FORGOTTEN
             base = np.minimum(1.0, pooled / (1 - loss * theirs / (ours + theirs)))
-            size = (min(_SIMULATED, rules.draws), len(strata))
+            size = (min(_SIMULATED, rules.draws), len(questions))
             sets = chance.binomial(ours, base, size=size), chance.binomial(theirs, base * (1 - loss), size=size)
-            found.append(_score(*sets, ours, theirs)[0])
-        score, weights = _score(right[0][None], right[1][None], ours, theirs)
-        weighted = [Stratum(one.reference, one.candidate, float(w)) for one, w in zip(strata, weights[0], strict=True)]
-        return cls(strata=weighted, observed=float(score[0]), simulated=np.array(found))
+            found.append(_score(*sets, ours, theirs).standardised)
+        score = _score(right[0][None], right[1][None], ours, theirs)
+        conversations = _conversations(questions, score.weights[0])
+        test = difference_test(conversations, draws=rules.draws, seed=rules.seed)
+        tied = max(1.0, test.sd * sum(one.weight for one in conversations) / max(score.spread[0], _TINY))
+        if len(conversations) == len(questions):
+            tied = 1.0
+        rows = [row - row.mean() * (1 - 1 / tied) for row in found]
+        return cls(p=test.p, observed=float(score.standardised[0]) / tied, simulated=np.array(rows))
 
     def power(self, level: float) -> float:
         """Return how often a test at this level finds a candidate that routes `ROUTED_FOUND` of its replies."""
@@ -153,8 +160,17 @@ class _Routing:
         return float(np.interp(-quantile, -np.array([*mirrored, *below]), shares))
 
 
-def _score(ours: Any, theirs: Any, of_ours: Any, of_theirs: Any) -> tuple[Any, Any]:
-    """Return the weighted loss of right answers in its standard deviations, and the weights of the questions.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Score:
+    """Of each set of answers: the weighted loss in its standard deviations, these, and the questions' weights."""
+
+    standardised: Any
+    spread: Any
+    weights: Any
+
+
+def _score(ours: Any, theirs: Any, of_ours: Any, of_theirs: Any) -> _Score:
+    """Return the weighted loss of right answers.
 
     Args:
         ours: Right answers of the reference, an array (set, question).
@@ -166,10 +182,39 @@ def _score(ours: Any, theirs: Any, of_ours: Any, of_theirs: Any) -> tuple[Any, A
 
     share = (ours + theirs) / (of_ours + of_theirs)
     variance = share * (1 - share)
-    weights = np.minimum(of_ours, of_theirs) / (variance + _SURE)
-    spread = (weights**2 * variance * (1 / of_ours + 1 / of_theirs)).sum(axis=1)
+    weights = 1 / ((1 / of_ours + 1 / of_theirs) * (variance + _SURE))
+    spread = np.sqrt((weights**2 * variance * (1 / of_ours + 1 / of_theirs)).sum(axis=1))
     loss = (weights * (ours / of_ours - theirs / of_theirs)).sum(axis=1)
-    return np.divide(loss, np.sqrt(spread), out=np.zeros(len(loss)), where=spread > 0), weights
+    standardised = np.divide(loss, spread, out=np.zeros(len(loss)), where=spread > 0)
+    return _Score(standardised=standardised, spread=spread, weights=weights)
+
+
+def _conversations(questions: Sequence[Both], weights: Sequence[float]) -> list[Stratum]:
+    """Return the answers of each dialogue by conversation: those of one conversation are not independent."""
+    weight_of = {id(one): float(weight) for both, weight in zip(questions, weights, strict=True)
+                 for one in (*both.reference, *both.candidate)}  # fmt: skip
+    dialogues: dict[str, tuple[list[AuditedReply], list[AuditedReply]]] = {}
+    total: dict[str, float] = {}
+    for both, weight in zip(questions, weights, strict=True):
+        name = both.reference[0].dialogue
+        mine = dialogues.setdefault(name, ([], []))
+        mine[0].extend(both.reference)
+        mine[1].extend(both.candidate)
+        total[name] = total.get(name, 0.0) + float(weight)
+    return [
+        Stratum(*(_weighted_means(side, weight_of) for side in sides), weight=total[name])
+        for name, sides in dialogues.items()
+    ]
+
+
+def _weighted_means(replies: Sequence[AuditedReply], weights: Mapping[int, float]) -> list[float]:
+    """Return the share of right answers of each conversation, each question with its weight."""
+    sums: dict[tuple[str, str, int], list[float]] = {}
+    for reply in replies:
+        pair = sums.setdefault(reply.conversation, [0.0, 0.0])
+        pair[0] += weights[id(reply)] * bool(reply.passed)
+        pair[1] += weights[id(reply)]
+    return [right / asked for right, asked in sums.values()]
 
 
 def _sides(strata: Sequence[Stratum]) -> tuple[list[Sequence[float]], list[Sequence[float]]]:

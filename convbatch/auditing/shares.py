@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from convbatch.auditing.finding import LEVEL, Finding, Question, Rules, evidence, percent
 from convbatch.auditing.permutation import (
     Stratum,
     difference_test,
+    least_p,
+    normal_power,
     share_interval,
-    share_power,
     times_needed,
 )
 from convbatch.auditing.replies import AuditedReply, Both, conversation_means
@@ -54,8 +55,7 @@ def compare_shares(
     counts = _counts(strata)
     share = sum(sum(one.reference) / len(one.reference) for one in strata.values()) / len(strata)
     change = min(asked.limit, max(share, 1 - share))
-    power = share_power(share, change, counts, level=rules.level)
-    enough = needed_to_find(share, change, counts, rules.level)
+    power, times = _power(list(strata.values()), share, change, rules.level)
     told = max(strata, key=lambda name: abs(strata[name].difference))
     order = sorted(strata, key=lambda name: -abs(strata[name].difference)) if strata[told].difference else []
     return Finding(
@@ -64,12 +64,14 @@ def compare_shares(
         f"(conversations: {counts[0]}, {counts[1]})",
         measure=f"difference of the share of {asked.words}",
         effect=test.effect,
-        interval=share_interval(share, min(1.0, max(0.0, share + test.effect)), counts, level=LEVEL),
+        interval=share_interval(
+            share, min(1.0, max(0.0, share + test.effect)), _effective(strata.values()), level=LEVEL
+        ),
         p=test.p,
         limit=asked.limit,
         tolerance=asked.tolerance,
         power=power,
-        needed=None if enough is None else f"about {enough:,} conversations at each side",
+        needed=_more_conversations(times, max(counts)),
         evidence=evidence(
             [_telling(dialogues[name], asked.holds, more=test.effect > 0) for name in order if strata[name].difference]
         ),
@@ -89,14 +91,45 @@ def _counts(strata: Mapping[str, Stratum]) -> tuple[int, int]:
     return sum(len(one.reference) for one in strata.values()), sum(len(one.candidate) for one in strata.values())
 
 
-def needed_to_find(share: float, change: float, counts: tuple[int, int], level: float) -> int | None:
-    """Return how many replies at each side a change of a share takes; None if no number is enough."""
+def _effective(strata: Iterable[Stratum]) -> tuple[float, float]:
+    """Return how many conversations, one number for all dialogues, would give a mean over dialogues as exact as this.
+
+    Dialogues count alike: one with few conversations makes the mean uncertain, however many another one has.
+    """
+    every = list(strata)
+    ours = math.fsum(1 / len(one.reference) for one in every)
+    theirs = math.fsum(1 / len(one.candidate) for one in every)
+    return len(every) ** 2 / ours, len(every) ** 2 / theirs
+
+
+def _power(strata: Sequence[Stratum], share: float, change: float, level: float) -> tuple[float, float | None]:
+    """Return the probability that the test finds this change of the share, and how many times the data 0.8 takes.
+
+    All conversations of the candidate lose the property with the same chance, or gain it; those of a dialogue that all
+    have it vary only then.
+
+    Source: Fleiss, Levin, Paik 2003, Statistical Methods for Rates and Proportions, section 4.2, by stratum.
+    """
     if change <= 0:
+        return 0.0, None
+    null = real = 0.0
+    for one in strata:
+        ours, theirs = len(one.reference), len(one.candidate)
+        before = (sum(one.reference) + sum(one.candidate) + share) / (ours + theirs + 1)
+        after = before * (1 - change / share) if share > 1 / 2 else before + (1 - before) * change / (1 - share)
+        middle = (before * ours + after * theirs) / (ours + theirs)
+        null += middle * (1 - middle) * (1 / ours + 1 / theirs)
+        real += before * (1 - before) / ours + after * (1 - after) / theirs
+    sds = math.sqrt(null) / len(strata), math.sqrt(real) / len(strata)
+    found = normal_power(change, sds[0], sds[1], level=level)
+    return found if least_p(strata) <= level else 0.0, times_needed(change, sds[0], level=level)
+
+
+def _more_conversations(times: float | None, conversations: int) -> str | None:
+    """Return what a decision takes; where there is enough, it was chance that left it open: twice as much settles it."""
+    if times is None:
         return None
-    other = share - change if share > 0.5 else share + change
-    middle = (share + other) / 2
-    factor = times_needed(change, (middle * (1 - middle) * sum(1 / count for count in counts)) ** 0.5, level=level)
-    return None if factor is None else max(1, math.ceil(factor * min(counts)))
+    return f"about {max(1, math.ceil((times if times > 1 else 2) * conversations)):,} conversations at each side"
 
 
 def _telling(both: Both, holds: Holds, *, more: bool) -> tuple[AuditedReply | None, AuditedReply | None]:

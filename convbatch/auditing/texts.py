@@ -1,4 +1,4 @@
-"""Questions about what the replies say: repeats that are identical, and whether both sides draw from one distribution.
+"""The question whether both sides draw their replies from one distribution.
 
 Pure. Only prompts without a live reply in them are used, and only replies at a temperature that is known to be above 0:
 at 0, repeats are expected to agree, and honest servers of one model may each agree on another text.
@@ -7,7 +7,7 @@ at 0, repeats are expected to agree, and honest servers of one model may each ag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,24 +24,18 @@ from convbatch.auditing.finding import (
 from convbatch.auditing.distances import SQUARED, STATISTICS, PromptDistances, foreign
 from convbatch.auditing.permutation import (
     drawn_labels,
-    fisher,
     normal_power,
     share_beyond,
-    share_interval,
-    share_power,
+    t_quantile,
     times_needed,
 )
-from convbatch.auditing.replies import AuditedReply, Both, Side, by_prompt, pair_up, repeats_in_order
-from convbatch.auditing.shares import needed_to_find
-from convbatch.comparison.stats import Interval, sign_flip_midp
+from convbatch.auditing.replay import is_drawn
+from convbatch.auditing.replies import AuditedReply, Both, Side, by_prompt, pair_up
+from convbatch.comparison.stats import Interval
 
 if TYPE_CHECKING:
     from convbatch.auditing.permutation import Floats
 
-MIN_PAIRS = 60
-"""Pairs of repeats at each side below which `replay` is not tested."""
-REPLAYED = 0.1
-"""Difference of the shares of identical pairs that `replay` rules out."""
 SWAPPED, SWAPPED_FOUND = 0.2, 0.3
 """Share of foreign replies that `distribution` rules out, and the one that its power is for."""
 VARIED = 0.1
@@ -54,76 +48,6 @@ MAX_REPLIES = 100
 """Replies to a prompt at each side that are compared: the time grows with their square."""
 MIN_REPLIES = 2
 """Replies to a prompt at each side without which no distance within a side is known."""
-
-
-# --- replay
-
-
-def replay(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
-    """Compare how often repeats of a prompt have the same text: more often than at the reference suggests a cache.
-
-    Fisher's exact test over pairs of repeats k and k + 1, and a sign-flip test over dialogues, because the pairs of a
-    dialogue are not independent: the larger p counts.
-    """
-    prompts = pair_up(reference, candidate, by_prompt, _is_drawn)
-    pairs = {key: (_alike(both.reference), _alike(both.candidate)) for key, both in prompts.items()}
-    pairs = {key: both for key, both in pairs.items() if both[0] and both[1]}
-    if not pairs:
-        return None
-    counts = [sum(len(both[side]) for both in pairs.values()) for side in (0, 1)]
-    alike = [sum(sum(both[side]) for both in pairs.values()) for side in (0, 1)]
-    detail = "; ".join(
-        f"{side.name}: {alike[at]} of {counts[at]} pairs of repeats identical"
-        for at, side in enumerate((reference, candidate))
-    )
-    if min(counts) < MIN_PAIRS:
-        return untested("replay", f"fewer than {MIN_PAIRS} pairs; {detail}", needed=f"{MIN_PAIRS} pairs at each side")
-    shares = alike[0] / counts[0], alike[1] / counts[1]
-    effect = shares[1] - shares[0]
-    told = sorted(prompts, key=lambda key: -abs(_excess(pairs[key])) if key in pairs else 0.0)
-    change = min(REPLAYED, max(shares[0], 1 - shares[0]))
-    enough = needed_to_find(shares[0], change, (counts[0], counts[1]), rules.level)
-    return Finding(
-        question="replay",
-        detail=detail,
-        measure="difference of the share of identical pairs of repeats",
-        effect=effect,
-        interval=share_interval(*shares, (counts[0], counts[1]), level=LEVEL),
-        p=max(fisher(alike, counts), _by_dialogue(prompts, pairs)),
-        limit=REPLAYED,
-        power=share_power(shares[0], change, (counts[0], counts[1]), level=rules.level),
-        needed=None if enough is None else f"about {max(enough, MIN_PAIRS):,} pairs at each side",
-        evidence=evidence([_identical(prompts[key]) for key in told if key in pairs and _excess(pairs[key])]),
-    )
-
-
-def _is_drawn(reply: AuditedReply) -> bool:
-    return reply.is_fixed and reply.is_sampled and bool(reply.text)
-
-
-def _alike(replies: Sequence[AuditedReply]) -> list[bool]:
-    return [one.text == other.text for one, other in repeats_in_order(replies)]
-
-
-def _excess(both: tuple[list[bool], list[bool]]) -> float:
-    """Return the share of identical pairs of the candidate above that of the reference."""
-    return sum(both[1]) / len(both[1]) - sum(both[0]) / len(both[0])
-
-
-def _by_dialogue(prompts: Mapping[bytes, Both], pairs: Mapping[bytes, tuple[list[bool], list[bool]]]) -> float:
-    sums: dict[str, float] = {}
-    for key, both in pairs.items():
-        name = prompts[key].reference[0].dialogue
-        sums[name] = sums.get(name, 0.0) + _excess(both)
-    return sign_flip_midp(list(sums.values())).p
-
-
-def _identical(both: Both) -> tuple[AuditedReply | None, AuditedReply | None]:
-    alike = next((one for one, other in repeats_in_order(both.candidate) if one.text == other.text), both.candidate[0])
-    return both.reference[0], alike
-
-
-# --- distribution
 
 
 def distribution(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
@@ -139,7 +63,7 @@ def distribution(reference: Side, candidate: Side, rules: Rules) -> Finding | No
     found = pair_up(reference, candidate, by_prompt, lambda reply: reply.is_fixed and bool(reply.text))
     if not found:
         return None
-    drawn = pair_up(reference, candidate, by_prompt, _is_drawn)
+    drawn = pair_up(reference, candidate, by_prompt, is_drawn)
     if not drawn:
         why = "no reply to a common prompt at a temperature that is known to be above 0"
         return untested("distribution", why, needed="a run with a temperature above 0, e.g. --temperature 1")
@@ -153,12 +77,15 @@ def distribution(reference: Side, candidate: Side, rules: Rules) -> Finding | No
 
 def _at_most(prompts: Sequence[Both], most: int, seed: int) -> Iterator[Both]:
     """Yield the prompts with at most so many replies of a side: drawn at random, so that no run is in all of them."""
-    import random
+    import numpy as np
 
-    chance = random.Random(seed)
+    chance = np.random.default_rng(seed)
+
+    def some(side: Sequence[AuditedReply]) -> Sequence[AuditedReply]:
+        return side if len(side) <= most else [side[at] for at in chance.permutation(len(side))[:most]]
+
     for both in prompts:
-        sides = [side if len(side) <= most else chance.sample(side, most) for side in (both.reference, both.candidate)]
-        yield Both(*sides)
+        yield Both(some(both.reference), some(both.candidate))
 
 
 def _compare_prompts(prompts: Sequence[PromptDistances], names: tuple[str, str], rules: Rules) -> Finding:
@@ -283,10 +210,8 @@ class _Discrepancy:
         values = self.by_prompt[row]
         if len(values) < 2:
             return None
-        from scipy.special import stdtrit
-
         se = max(float(values.std(ddof=1)) / math.sqrt(len(values)), float(self.sds[row]))
-        return float(stdtrit(len(values) - 1, 0.5 + LEVEL / 2)) * se
+        return t_quantile(0.5 + LEVEL / 2, len(values) - 1) * se
 
     def _share(self, row: int, level: float) -> _Part:
         mean, sd, foreign = float(self.by_prompt[row].mean()), float(self.sds[row]), float(self.foreign[row])

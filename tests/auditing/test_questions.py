@@ -13,7 +13,7 @@ from benchmarks.cheats import CHEATS, HONEST, Model, Size, replies
 from convbatch.auditing.finding import Finding, Rules, decide, exact_limit
 from convbatch.auditing.judge import JudgedPair, Pair, judge
 from convbatch.auditing.monitor import EProcess, e_value, monitor
-from convbatch.auditing.permutation import Stratum, difference_test, fisher, share_interval
+from convbatch.auditing.permutation import Stratum, difference_test, share_interval
 from convbatch.auditing.probes import knowledge_border
 from convbatch.auditing.replies import BORDER, AuditedReply, Side, without_copies
 from convbatch.comparison.stats import Interval
@@ -91,7 +91,6 @@ def test_the_p_of_a_permutation_is_uniform_for_one_model() -> None:
 
 
 def test_published_values() -> None:
-    assert fisher([8, 1], [10, 6]) == pytest.approx(0.034965, abs=1e-6)  # the example of scipy.stats.fisher_exact
     # Newcombe 1998, table II, example (a): 56/70 and 48/80, method 10
     assert share_interval(48 / 80, 56 / 70, (80, 70), level=0.95) == pytest.approx((0.0524, 0.3339), abs=1e-4)
     assert exact_limit(20) == pytest.approx(0.1684, abs=1e-4)  # Clopper and Pearson, 0 of 20
