@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.accuracy import accuracy
 from benchmarks.alarms import alarms
-from benchmarks.cheats import HONEST, cheat_rates
+from benchmarks.cheats import HEAD, HONEST, cheat_rates
 from benchmarks.clients import Clients, MeasuredRun, Work
 from benchmarks.measure import (
     ROOT,
@@ -489,25 +489,23 @@ def gates(bench: Bench) -> list[Row]:
 
 def audit(bench: Bench) -> list[Row]:
     """Measure false alarms of `audit` between honest gateways, and how often it finds cheats."""
-    rows: list[Row] = []
     worlds = bench.size.audits
-    for one in cheat_rates(worlds):
-        is_honest = one.name in HONEST
-        found, wrong = one.share("different"), one.share("consistent")
-        questions = ", ".join(f"{name} {count / worlds:.0%}" for name, count in one.found_by.most_common(3))
-        rows.append(
-            Row(
-                what=f"{'false alarms' if is_honest else 'found'}: {one.name}",
-                against="`consistent`",
-                theirs=f"{wrong:.1%}",
-                ours=f"{found:.1%}" + (f" ({questions})" if questions else ""),
-                ratio=found,
-                goal="<= 5%" if is_honest else "",
-                met=found <= ALPHA + POINT if is_honest else None,
-            )
+    rates = cheat_rates(worlds)
+    rows = [
+        Row(
+            what=f"{'false alarms' if one.name in HONEST else 'found'}: {one.name}",
+            against="`consistent`",
+            theirs=f"{one.share('consistent'):.1%}",
+            ours=f"{one.share('different'):.1%}",
+            ratio=one.share("different"),
+            goal="<= 5%" if one.name in HONEST else "",
+            met=one.share("different") <= ALPHA + POINT if one.name in HONEST else None,
         )
+        for one in rates
+    ]
     error = (ALPHA * (1 - ALPHA) / worlds) ** 0.5
-    bench.notes.append(f"audit: {worlds:,} worlds a row, standard error of 5% {error:.1%}; the rest is inconclusive")
+    bench.notes.append(f"audit: {worlds:,} worlds a row, standard error of 5% {error:.1%}; for docs/audit.md:")
+    bench.notes += ["", HEAD, *(one.markdown() for one in rates)]
     return rows
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
 
 import numpy as np
 
+from convbatch.auditing.finding import AuditVerdict
 from convbatch.auditing.judge import Pair, judge
 from convbatch.auditing.replies import BORDER, CANARY, FACT, LIMIT, TEMPERATURE, AuditedReply, Side
 
@@ -24,6 +28,8 @@ OPENINGS = ["Sure. ", "Well, ", "In short: ", "I think ", "As far as I know, ", 
 SEED = 17
 _CHOICE = np.array([*WORDS, *MORE_WORDS])
 DRAWS = 499
+_KINDS = (CANARY, FACT, TEMPERATURE, LIMIT, CANARY, FACT, TEMPERATURE)
+"""Behaviour probes, about as many of each kind as the shipped ones."""
 Chance = np.random.Generator
 
 
@@ -37,77 +43,133 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a server draws words: a temperature, and the share of the probability that it draws from."""
+
+    heat: float = 1.0
+    top_p: float = 1.0
+
+    def changed(self, chances: np.ndarray) -> np.ndarray:
+        """Return the probabilities that are drawn from."""
+        heated = chances ** (1 / max(self.heat, 0.05))
+        heated = heated / heated.sum()
+        if self.top_p < 1:
+            order = np.argsort(-heated)
+            before = np.cumsum(heated[order]) - heated[order]
+            heated[order[before >= self.top_p]] = 0.0
+        return heated / heated.sum()
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """What a model says and knows."""
+    """What a model says and knows; one that is `close` to another says and knows almost the same."""
 
     seed: tuple[int, ...]
     skill: float = 0.9
     """Mean probability of knowing the answer to a border question."""
+    forgets: float = 0.0
+    """Share of the border questions whose answer it has forgotten, unlike the model it is close to."""
+    apart: float = 0.0
+    """How unlike its words are those of the model it is close to, from 0 to 1."""
 
     @functools.cache  # noqa: B019  # worlds are few and short-lived
-    def opening_chances(self, prompt: int) -> np.ndarray:
-        return np.random.default_rng([*self.seed, prompt]).dirichlet([0.5] * len(OPENINGS))
+    def chances(self, prompt: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probabilities of the openings and of the words."""
+        found = self._own(prompt, 0)
+        if not self.apart:
+            return found
+        other = self._own(prompt, 1)
+        return tuple((1 - self.apart) * one + self.apart * two for one, two in zip(found, other, strict=True))  # type: ignore[return-value]
+
+    def _own(self, prompt: int, branch: int) -> tuple[np.ndarray, np.ndarray]:
+        chance = np.random.default_rng([*self.seed, prompt, branch])
+        return chance.dirichlet([0.5] * len(OPENINGS)), chance.dirichlet([1.0] * len(_CHOICE))
 
     @functools.cache  # noqa: B019  # as above
     def knows(self, question: int) -> float:
         """Return the probability of the right answer to a question: mostly near 0 or 1."""
-        return float(np.random.default_rng([*self.seed, 7, question]).beta(2 * self.skill, 2 * (1 - self.skill)))
+        chance = np.random.default_rng([*self.seed, 7, question])
+        known = float(chance.beta(2 * self.skill, 2 * (1 - self.skill)))
+        return known * float(chance.random() >= self.forgets)
 
     @functools.cache  # noqa: B019  # as above
     def length(self, prompt: int) -> float:
         return float(np.random.default_rng([*self.seed, 8, prompt]).uniform(1.5, 4.0))
 
-    def text(self, prompt: int, chance: Chance, heat: float = 1.0) -> str:
-        chances = self.opening_chances(prompt) ** (1 / max(heat, 0.05))
-        opening = OPENINGS[chance.choice(len(OPENINGS), p=chances / chances.sum())]
+    def text(self, prompt: int, chance: Chance, sampling: Sampling = Sampling()) -> str:
+        openings, words = map(sampling.changed, self.chances(prompt))
+        opening = OPENINGS[chance.choice(len(OPENINGS), p=openings)]
         count = max(2, int(np.exp(chance.normal(self.length(prompt), 0.3))))
-        return opening + " ".join(_CHOICE[chance.integers(len(_CHOICE), size=count)]) + "."
+        return opening + " ".join(_CHOICE[chance.choice(len(_CHOICE), size=count, p=words)]) + "."
+
+
+@functools.cache
+def _pieces(word: str) -> int:
+    return 1 + hashlib.blake2b(word.encode()).digest()[0] % 2
 
 
 def tokens(text: str) -> int:
-    return sum(1 + hashlib.blake2b(word.encode()).digest()[0] % 2 for word in text.split()) + 1
+    return sum(map(_pieces, text.split())) + 1
 
 
-def dialogues(size: Size) -> Iterator[tuple[str, str]]:
-    """Yield name and tag of each probe."""
-    yield from ((f"border-{n}", BORDER) for n in range(size.border))
-    tags = (CANARY, FACT, LIMIT, TEMPERATURE)
-    yield from ((f"{tags[n % 4]}-{n}", tags[n % 4]) for n in range(size.behaviour))
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One turn of a probe."""
+
+    name: str
+    tag: str
+    turn: int = 1
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the conversation is long when it is asked: planted facts, and a second turn."""
+        return self.tag == FACT or self.turn > 1
 
 
-def replies(model: Model, size: Size, chance: Chance) -> list[AuditedReply]:
-    found: list[AuditedReply] = []
-    for prompt, (name, tag) in enumerate(dialogues(size)):
-        obeys = 0.98 if tag != TEMPERATURE else None
-        for repeat in range(1, size.repeats + 1):
-            found.append(reply(model, prompt, (name, tag), chance, repeat, obeys))
-    return found
+def probes(size: Size) -> Iterator[Probe]:
+    """Yield the turns of each probe; half of the canaries have two."""
+    yield from (Probe(f"border-{n}", BORDER) for n in range(size.border))
+    for n in range(size.behaviour):
+        tag = _KINDS[n % len(_KINDS)]
+        yield Probe(f"{tag}-{n}", tag)
+        if tag == CANARY and n % 2:
+            yield Probe(f"{tag}-{n}", tag, 2)
+
+
+def replies(model: Model, size: Size, chance: Chance, sampling: Sampling = Sampling()) -> list[AuditedReply]:
+    """Return the replies of a model, probe by probe."""
+    return [
+        reply(model, prompt, probe, chance, repeat, sampling)
+        for prompt, probe in enumerate(probes(size))
+        for repeat in range(1, size.repeats + 1)
+    ]
 
 
 def reply(
-    model: Model, prompt: int, probe: tuple[str, str], chance: Chance, repeat: int, obeys: float | None
+    model: Model, prompt: int, probe: Probe, chance: Chance, repeat: int, sampling: Sampling = Sampling()
 ) -> AuditedReply:
-    name, tag = probe
-    if tag == BORDER:
-        passed = bool(chance.random() < model.knows(prompt))
+    if probe.tag == BORDER:
+        passed = bool(chance.random() < sampling.changed(np.array([(p := model.knows(prompt)), 1 - p]))[0])
         text = str(1000 + prompt if passed else chance.integers(900, 2100))
     else:
-        passed = None if obeys is None else bool(chance.random() < obeys)
-        text = model.text(prompt, chance)
+        passed = None if probe.tag == TEMPERATURE else bool(chance.random() < 0.98)
+        text = model.text(prompt, chance, sampling)
     return AuditedReply(
-        dialogue=name,
+        dialogue=probe.name,
+        turn=probe.turn,
         repeat=repeat,
-        prompt=name.encode(),
-        user=f"probe {name}",
+        prompt=f"{probe.name}-{probe.turn}".encode(),
+        user=f"probe {probe.name}",
+        is_fixed=probe.turn == 1,
         text=text,
         served="m",
         match="same",
         input_tokens=20 + prompt,
         output_tokens=tokens(text),
-        finish_reason="length" if tag == LIMIT else "stop",
-        max_output_tokens=256 if tag == LIMIT else 1024,
+        finish_reason="length" if probe.tag == LIMIT else "stop",
+        max_output_tokens=256 if probe.tag == LIMIT else 1024,
         temperature=1.0,
-        tags=frozenset([tag]),
+        tags=frozenset([probe.tag]),
         passed=passed,
     )
 
@@ -117,28 +179,67 @@ def reply(
 Cheat = Callable[[list[AuditedReply], "Model", Size, Chance], list[AuditedReply]]
 
 
-def swapped(share: float) -> Cheat:
+def another(model: Model) -> Model:
+    """Return a weaker model of another family."""
+    return Model((*model.seed, 99), skill=0.4)
+
+
+def close(forgets: float, apart: float) -> Callable[[Model], Model]:
+    """Return the maker of a model that is close to a model: a fine-tune, a relative, a quantised one."""
+    return lambda model: dataclasses.replace(model, forgets=forgets, apart=apart)
+
+
+def swapped(share: float, to: Callable[[Model], Model] = another, *, only_late: bool = False) -> Cheat:
+    """Reply from another model, in a share of the replies; with `only_late`, in long conversations."""
+
     def cheat(honest: list[AuditedReply], model: Model, size: Size, chance: Chance) -> list[AuditedReply]:
-        other = replies(Model((*model.seed, 99), skill=0.4), size, chance)
-        return [there if chance.random() < share else here for here, there in zip(honest, other, strict=True)]
+        other = to(model)
+        late = [probe.is_late for probe in probes(size) for _ in range(size.repeats)]
+        asked = [(prompt, probe) for prompt, probe in enumerate(probes(size)) for _ in range(size.repeats)]
+        return [
+            reply(other, prompt, probe, chance, here.repeat)
+            if (is_late or not only_late) and chance.random() < share
+            else here
+            for here, (prompt, probe), is_late in zip(honest, asked, late, strict=True)
+        ]
 
     return cheat
 
 
-def quantised(honest: list[AuditedReply], model: Model, size: Size, chance: Chance) -> list[AuditedReply]:
-    """Forget the answers to one border question in eight; the texts stay."""
-    lost = {f"border-{n}" for n in range(size.border) if np.random.default_rng([*model.seed, 5, n]).random() < 0.125}
+def sampled(sampling: Sampling) -> Cheat:
+    """Draw all words in another way, whatever was asked."""
+
+    def cheat(honest: list[AuditedReply], model: Model, size: Size, chance: Chance) -> list[AuditedReply]:
+        return replies(model, size, chance, sampling)
+
+    return cheat
+
+
+def tails(honest: list[AuditedReply], model: Model, size: Size, chance: Chance) -> list[AuditedReply]:
+    """Continue a reply with another model after its first 60 characters."""
+    other = replies(another(model), size, chance)
     return [
-        dataclasses.replace(one, passed=False, text=str(chance.integers(900, 2100))) if one.dialogue in lost else one
+        dataclasses.replace(here, text=(text := (here.text or "")[:60] + (there.text or "")[60:]),
+                            output_tokens=tokens(text))
+        for here, there in zip(honest, other, strict=True)
+    ]  # fmt: skip
+
+
+def advertised(honest: list[AuditedReply], model: Model, size: Size, chance: Chance) -> list[AuditedReply]:
+    """Add a line to one reply in ten."""
+    return [
+        dataclasses.replace(one, text=(text := f"{one.text} Powered by us."), output_tokens=tokens(text))
+        if chance.random() < 0.1 and BORDER not in one.tags
+        else one
         for one in honest
     ]
 
 
 def cached(share: float) -> Cheat:
     def cheat(honest: list[AuditedReply], model: Model, size: Size, chance: Chance) -> list[AuditedReply]:
-        first = {one.dialogue: one for one in honest if one.repeat == 1}
+        first = {one.place: one for one in honest if one.repeat == 1}
         return [
-            dataclasses.replace(first[one.dialogue], repeat=one.repeat) if chance.random() < share else one
+            dataclasses.replace(first[one.place], repeat=one.repeat) if chance.random() < share else one
             for one in honest
         ]
 
@@ -176,19 +277,6 @@ def fails(tag: str, share: float) -> Cheat:
     return cheat
 
 
-def cold(honest: list[AuditedReply], model: Model, size: Size, chance: Chance) -> list[AuditedReply]:
-    """Ignore the temperature: at about 0.3 instead of 1."""
-    at = {name: prompt for prompt, (name, _) in enumerate(dialogues(size))}
-    return [
-        one
-        if BORDER in one.tags
-        else dataclasses.replace(
-            one, text=(text := model.text(at[one.dialogue], chance, 0.3)), output_tokens=tokens(text)
-        )
-        for one in honest
-    ]
-
-
 def renamed(honest: list[AuditedReply], model: Model, size: Size, chance: Chance) -> list[AuditedReply]:
     return [dataclasses.replace(one, served="n", match="other") for one in honest]
 
@@ -209,53 +297,87 @@ def other_end_token(honest: list[AuditedReply], model: Model, size: Size, chance
 
 
 HONEST: dict[str, Cheat] = {
-    "honest": honest, "honest, no counts": without_counts, "honest, dated name, end token not counted": other_end_token
-}  # fmt: skip
+    "the same model": honest,
+    "the same model, dated name, another end token": other_end_token,
+    "the same model, no counts": without_counts,
+}
 CHEATS: dict[str, Cheat] = {
     "another model": swapped(1.0),
     "10 % swapped": swapped(0.10),
     "5 % swapped": swapped(0.05),
-    "quantised (1 in 8 facts lost)": quantised,
-    "replayed (all)": cached(1.0),
-    "replayed (20 %)": cached(0.2),
+    "long conversations swapped": swapped(1.0, only_late=True),
+    "a close model: 15 % forgotten": swapped(1.0, close(0.15, 0.3)),
+    "half a close model": swapped(0.5, close(0.15, 0.3)),
+    "10 % a close model": swapped(0.1, close(0.15, 0.3)),
+    "quantised: 1 in 8 facts lost": swapped(1.0, close(0.125, 0.0)),
+    "quantised lightly: 1 in 40 facts lost": swapped(1.0, close(0.025, 0.05)),
+    "another model after 60 characters": tails,
+    "a line added to 10 % of long replies": advertised,
+    "temperature 0.3 instead of 1": sampled(Sampling(heat=0.3)),
+    "temperature 0.7 instead of 1": sampled(Sampling(heat=0.7)),
+    "top_p 0.8 instead of 1": sampled(Sampling(top_p=0.8)),
+    "all repeats replayed": cached(1.0),
+    "20 % replayed": cached(0.2),
+    "10 % replayed": cached(0.1),
     "output counts + 8 %": inflated(1.08),
     "output counts + 30 %": inflated(1.30),
     "hidden system prompt": hidden_system,
-    "truncated, says stop": truncated,
+    "long replies cut, says `stop`": truncated,
     "system prompt dropped": fails(CANARY, 1.0),
-    "history shortened (half the facts)": fails(FACT, 0.5),
-    "temperature ignored": cold,
+    "half the facts lost": fails(FACT, 0.5),
     "another name": renamed,
 }
+VERDICTS: tuple[AuditVerdict, ...] = ("different", "inconclusive", "consistent")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CheatRates:
     """How worlds of one kind were judged."""
 
     name: str
-    worlds: int
-    verdicts: Counter[str]
-    found_by: Counter[str]
+    worlds: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    found_by: Counter[str] = field(default_factory=Counter)
     """Worlds in which a question was `different`."""
 
-    def share(self, verdict: str) -> float:
+    def share(self, verdict: AuditVerdict) -> float:
         return self.verdicts[verdict] / self.worlds
 
+    def markdown(self) -> str:
+        """Return a row of the table of docs/audit.md: questions that found it in a tenth of the worlds or more."""
+        by = [f"`{name}`" for name, count in self.found_by.most_common(3) if count >= self.worlds / 10]
+        shares = [f"{self.share(verdict):.1%}".replace(".0%", "%").replace("%", " %") for verdict in VERDICTS]
+        return f"| {self.name} | {' | '.join(shares)} | {', '.join(by)} |"
 
-def cheat_rates(worlds: int, size: Size = Size(), names: Sequence[str] = ()) -> Iterator[CheatRates]:
-    """Yield the rates of every honest pair and every cheat."""
-    for name, cheat in (HONEST | CHEATS).items():
-        if names and name not in names:
-            continue
-        verdicts, found_by = Counter[str](), Counter[str]()
-        for world in range(worlds):
-            chance = np.random.default_rng([SEED, world, len(name)])
-            model = Model((SEED, world))
-            sides = [replies(model, size, chance) for _ in range(2)]
-            reference = Side(name="reference", replies=sides[0])
-            candidate = Side(name="candidate", replies=cheat(sides[1], model, size, chance))
-            pair = judge([Pair(reference=reference, candidate=candidate)], draws=DRAWS, seed=world).pairs[0]
-            verdicts[pair.verdict] += 1
-            found_by.update(one.finding.question for one in pair.questions if one.verdict == "different")
-        yield CheatRates(name=name, worlds=worlds, verdicts=verdicts, found_by=found_by)
+
+HEAD = "| candidate | `different` | `inconclusive` | `consistent` | found by |\n|---|---|---|---|---|"
+
+
+def cheat_rates(worlds: int, size: Size = Size(), names: Sequence[str] = ()) -> list[CheatRates]:
+    """Return the rates of every honest pair and every cheat; worlds are simulated on all cores."""
+    chosen = [name for name in HONEST | CHEATS if not names or name in names]
+    found = {name: CheatRates(name=name) for name in chosen}
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products; the worlds share the cores
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+        for judged in pool.map(functools.partial(judged_world, size=size, names=chosen), range(worlds)):
+            for name, (verdict, questions) in judged.items():
+                found[name].worlds += 1
+                found[name].verdicts[verdict] += 1
+                found[name].found_by.update(questions)
+    return list(found.values())
+
+
+def judged_world(world: int, size: Size, names: Sequence[str]) -> dict[str, tuple[AuditVerdict, list[str]]]:
+    """Return by cheat the verdict on one model and its cheating copy, and the questions that are `different`."""
+    model = Model((SEED, world))
+    sides = [replies(model, size, np.random.default_rng([SEED, world, side])) for side in (0, 1)]
+    found: dict[str, tuple[AuditVerdict, list[str]]] = {}
+    for name in names:
+        chance = np.random.default_rng([SEED, world, *name.encode()])
+        changed = (HONEST | CHEATS)[name](sides[1], model, size, chance)
+        pair = Pair(
+            reference=Side(name="reference", replies=sides[0]), candidate=Side(name="candidate", replies=changed)
+        )
+        judged = judge([pair], draws=DRAWS, seed=world).pairs[0]
+        found[name] = judged.verdict, [one.finding.question for one in judged.questions if one.verdict == "different"]
+    return found

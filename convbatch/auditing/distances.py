@@ -64,7 +64,6 @@ class PromptDistances:
         longer = sums / m - (self.lengths.sum() - sums) / (theirs.shape[1] - m)
         return np.array([begun, _squared(self.endings, theirs)[0], variety, longer])
 
-
     def within(self) -> tuple[float, float]:
         """Return the mean distance of two replies of the reference, and of two of the candidate."""
         ours = len(self.both.reference)

@@ -30,7 +30,7 @@ def replay(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
     are dealt anew to the repeats of both sides, and the difference counted again: Fisher's exact test is this for pairs
     that are independent and prompts that are alike.
     """
-    prompts = [_Pairs.of(both) for both in pair_up(reference, candidate, by_prompt, is_drawn).values()]
+    prompts = [_Pairs.of(both) for both in pair_up(reference, candidate, by_prompt, _is_drawn).values()]
     pairs = [one for one in prompts if min(one.counts) > 0]
     if not pairs:
         return None
@@ -59,8 +59,7 @@ def replay(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
     )
 
 
-def is_drawn(reply: AuditedReply) -> bool:
-    """Whether a reply is one draw from a distribution that other sides have as well."""
+def _is_drawn(reply: AuditedReply) -> bool:
     return reply.is_fixed and reply.is_sampled and bool(reply.text)
 
 

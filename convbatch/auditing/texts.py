@@ -1,16 +1,18 @@
 """The question whether both sides draw their replies from one distribution.
 
-Pure. Only prompts without a live reply in them are used, and only replies at a temperature that is known to be above 0:
-at 0, repeats are expected to agree, and honest servers of one model may each agree on another text.
+Pure. Only replies at a temperature that is known to be above 0 are used: at 0, repeats are expected to agree, and honest
+servers of one model may each agree on another text.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from convbatch.auditing.distances import SQUARED, STATISTICS, PromptDistances, foreign
 from convbatch.auditing.finding import (
     LEVEL,
     Finding,
@@ -21,7 +23,6 @@ from convbatch.auditing.finding import (
     signed_percent,
     untested,
 )
-from convbatch.auditing.distances import SQUARED, STATISTICS, PromptDistances, foreign
 from convbatch.auditing.permutation import (
     drawn_labels,
     normal_power,
@@ -29,9 +30,8 @@ from convbatch.auditing.permutation import (
     t_quantile,
     times_needed,
 )
-from convbatch.auditing.replay import is_drawn
-from convbatch.auditing.replies import AuditedReply, Both, Side, by_prompt, pair_up
-from convbatch.comparison.stats import Interval
+from convbatch.auditing.replies import AuditedReply, Both, Side, by_dialogue, by_prompt, pair_up
+from convbatch.comparison.stats import Interval, cluster_mean
 
 if TYPE_CHECKING:
     from convbatch.auditing.permutation import Floats
@@ -50,6 +50,11 @@ MIN_REPLIES = 2
 """Replies to a prompt at each side without which no distance within a side is known."""
 
 
+def _is_drawn(reply: AuditedReply) -> bool:
+    """Whether a reply is a draw, and not the most likely one."""
+    return reply.is_sampled and bool(reply.text)
+
+
 def distribution(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
     """Test that both sides draw their replies to each prompt from the same distribution.
 
@@ -60,37 +65,74 @@ def distribution(reference: Side, candidate: Side, rules: Rules) -> Finding | No
 
     Source: Gao, Liang, Guestrin 2024, "Model Equality Testing", arXiv:2410.20247; the weights of places are ours.
     """
-    found = pair_up(reference, candidate, by_prompt, lambda reply: reply.is_fixed and bool(reply.text))
-    if not found:
+    if not _common(reference, candidate, lambda reply: bool(reply.text)):
         return None
-    drawn = pair_up(reference, candidate, by_prompt, is_drawn)
+    drawn = _common(reference, candidate, _is_drawn)
     if not drawn:
         why = "no reply to a common prompt at a temperature that is known to be above 0"
         return untested("distribution", why, needed="a run with a temperature above 0, e.g. --temperature 1")
-    usable = [both for both in drawn.values() if min(len(both.reference), len(both.candidate)) >= MIN_REPLIES]
+    usable = [those for those in drawn if min(len(those[0].reference), len(those[0].candidate)) >= MIN_REPLIES]
     if not usable:
         why = f"one reply to each of {len(drawn)} prompts: no distance within a side is known"
         return untested("distribution", why, needed="a run with repeats, e.g. --repeats 5")
-    prompts = [PromptDistances.of(both) for both in _at_most(usable, MAX_REPLIES, rules.seed)]
-    return _compare_prompts(prompts, (reference.name, candidate.name), rules)
+    groups = [[PromptDistances.of(both) for both in those] for those in _at_most(usable, MAX_REPLIES, rules.seed)]
+    return _compare_prompts(groups, (reference.name, candidate.name), rules)
 
 
-def _at_most(prompts: Sequence[Both], most: int, seed: int) -> Iterator[Both]:
-    """Yield the prompts with at most so many replies of a side: drawn at random, so that no run is in all of them."""
+_Together = Sequence[Both]
+"""Turns of one dialogue, replies at the same place of which are of one conversation; mostly a single prompt."""
+
+
+def _common(reference: Side, candidate: Side, keep: Callable[[AuditedReply], bool]) -> list[_Together]:
+    """Return what both sides were asked: prompts without a live reply in them, and dialogues with live replies.
+
+    A live turn is not the same prompt everywhere, but it is the same turn of a conversation that both sides would lead
+    alike, if they were one model.
+    """
+    sides = reference, candidate
+    live = {one.dialogue for side in sides for one in side.replies if keep(one) and not one.is_fixed}
+    fixed = pair_up(*sides, by_prompt, lambda reply: keep(reply) and reply.dialogue not in live)
+    dialogues = pair_up(*sides, by_dialogue, lambda reply: keep(reply) and reply.dialogue in live)
+    together = [[both] for both in fixed.values()]
+    return [*together, *(turns for both in dialogues.values() if (turns := _turns_together(both)))]
+
+
+def _turns_together(both: Both) -> list[Both]:
+    """Return the turns that most conversations of both sides have, and the conversations that have all of these."""
+    sides = [_by_conversation(replies) for replies in (both.reference, both.candidate)]
+    counts = [Counter(turn for turns in side for turn in turns) for side in sides]
+    common = [turn for turn in sorted(counts[0]) if all(2 * counts[k][turn] > len(sides[k]) for k in (0, 1))]
+    whole = [[turns for turns in side if all(turn in turns for turn in common)] for side in sides]
+    if not all(whole):
+        return []
+    return [Both(*([turns[turn] for turns in side] for side in whole)) for turn in common]
+
+
+def _by_conversation(replies: Sequence[AuditedReply]) -> list[dict[int, AuditedReply]]:
+    found: dict[tuple[str, str, int], dict[int, AuditedReply]] = {}
+    for reply in replies:
+        found.setdefault(reply.conversation, {})[reply.turn] = reply
+    return list(found.values())
+
+
+def _at_most(groups: Sequence[_Together], most: int, seed: int) -> Iterator[_Together]:
+    """Yield the groups with at most so many conversations of a side: drawn at random, so that no run is in all."""
     import numpy as np
 
     chance = np.random.default_rng(seed)
+    for those in groups:
+        sizes = len(those[0].reference), len(those[0].candidate)
+        if max(sizes) <= most:
+            yield those
+        else:
+            at = [sorted(chance.permutation(size)[:most]) for size in sizes]
+            yield [Both([one.reference[k] for k in at[0]], [one.candidate[k] for k in at[1]]) for one in those]
 
-    def some(side: Sequence[AuditedReply]) -> Sequence[AuditedReply]:
-        return side if len(side) <= most else [side[at] for at in chance.permutation(len(side))[:most]]
 
-    for both in prompts:
-        yield Both(some(both.reference), some(both.candidate))
-
-
-def _compare_prompts(prompts: Sequence[PromptDistances], names: tuple[str, str], rules: Rules) -> Finding:
-    found = _Discrepancy.of(prompts, rules)
+def _compare_prompts(groups: Sequence[Sequence[PromptDistances]], names: tuple[str, str], rules: Rules) -> Finding:
+    found = _Discrepancy.of(groups, rules)
     parts = found.parts(rules)
+    prompts = [one for those in groups for one in those]
     told = max(parts, key=lambda part: part.score if found.p <= rules.alpha else part.is_share * (1 + part.effect))
     order = sorted(range(len(prompts)), key=lambda at: -found.by_prompt[told.row, at] * (told.effect >= 0 or -1))
     weak = [part for part in parts if not part.is_ruled_out]
@@ -175,14 +217,18 @@ class _Discrepancy:
     replies: int
     """Of the candidate."""
 
+    sizes: Sequence[int]
+    """Prompts of each group."""
+
     @classmethod
-    def of(cls, prompts: Sequence[PromptDistances], rules: Rules) -> _Discrepancy:
+    def of(cls, groups: Sequence[Sequence[PromptDistances]], rules: Rules) -> _Discrepancy:
         import numpy as np
 
+        prompts = [one for those in groups for one in those]
         drawn = np.zeros((len(STATISTICS), rules.draws))
-        sizes = [(len(one.both.reference), len(one.both.candidate)) for one in prompts]
-        for one, each in zip(prompts, drawn_labels(sizes, rules.draws, rules.seed), strict=True):
-            drawn += each.of(one.statistics(each.labels)) / len(prompts)
+        sides = [(len(those[0].both.reference), len(those[0].both.candidate)) for those in groups]
+        for those, each in zip(groups, drawn_labels(sides, rules.draws, rules.seed), strict=True):
+            drawn += each.of(sum(one.statistics(each.labels) for one in those) / len(prompts))
         by_prompt = np.array([one.statistics(one.labels)[:, 0] for one in prompts]).T
         sds = drawn.std(axis=1)
         within = np.mean([one.within() for one in prompts], axis=0).max()
@@ -192,7 +238,8 @@ class _Discrepancy:
             p=share_beyond(float(_largest(by_prompt.mean(axis=1, keepdims=True), sds)[0]), _largest(drawn, sds)),
             foreign=foreign(prompts),
             within=float(within),
-            replies=sum(theirs for _, theirs in sizes),
+            replies=sum(len(one.both.candidate) for one in prompts),
+            sizes=[len(those) for those in groups],
         )
 
     def parts(self, rules: Rules) -> list[_Part]:
@@ -206,12 +253,14 @@ class _Discrepancy:
         return [*parts, self._mean(3, words, math.expm1, LENGTHENED, math.log1p(LENGTHENED), level)]
 
     def _half(self, row: int) -> float | None:
-        """Return half the width of the interval of a mean over prompts; None for a single prompt."""
-        values = self.by_prompt[row]
-        if len(values) < 2:
+        """Return half the width of the interval of a mean over prompts; None for a single group of them."""
+        if len(self.sizes) < 2:
             return None
-        se = max(float(values.std(ddof=1)) / math.sqrt(len(values)), float(self.sds[row]))
-        return t_quantile(0.5 + LEVEL / 2, len(values) - 1) * se
+        import numpy as np
+
+        starts = np.cumsum([0, *self.sizes[:-1]])
+        spread = cluster_mean(np.add.reduceat(self.by_prompt[row], starts).tolist(), self.sizes).se
+        return t_quantile(0.5 + LEVEL / 2, len(self.sizes) - 1) * max(spread or 0.0, float(self.sds[row]))
 
     def _share(self, row: int, level: float) -> _Part:
         mean, sd, foreign = float(self.by_prompt[row].mean()), float(self.sds[row]), float(self.foreign[row])

@@ -38,11 +38,11 @@ def judged(cheat: str, *, seed: int = 3, size: Size = SMALL, draws: int = 999) -
         ("another name", "served_name"),
         ("hidden system prompt", "input_counts"),
         ("output counts + 30 %", "output_counts"),
-        ("replayed (all)", "replay"),
+        ("all repeats replayed", "replay"),
         ("another model", "knowledge_border"),
         ("another model", "distribution"),
         ("system prompt dropped", "obedience"),
-        ("truncated, says stop", "obedience"),
+        ("long replies cut, says `stop`", "obedience"),
     ],
 )
 def test_a_cheat_is_found_by_the_question_made_for_it(cheat: str, question: str) -> None:
@@ -61,7 +61,7 @@ def test_honest_gateways_that_differ_in_dull_ways_are_not_different(kind: str) -
 
 @pytest.mark.slow
 def test_a_small_sample_is_never_consistent() -> None:
-    pair = judged("honest", size=Size(border=3, behaviour=4, repeats=2))
+    pair = judged("the same model", size=Size(border=3, behaviour=4, repeats=2))
     assert pair.verdict == "inconclusive"
     assert all(one.finding.needed for one in pair.questions if one.verdict == "inconclusive")
 
@@ -212,7 +212,9 @@ def days(cheat: str, *, quiet: int) -> list[Side]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cheat", "verdict"), [("hidden system prompt", "different"), ("honest", "inconclusive")])
+@pytest.mark.parametrize(
+    ("cheat", "verdict"), [("hidden system prompt", "different"), ("the same model", "inconclusive")]
+)
 def test_a_monitored_target_is_different_from_the_day_of_a_change(cheat: str, verdict: str) -> None:
     found = monitor(days(cheat, quiet=2), draws=199)
     assert found.verdict == verdict
