@@ -75,11 +75,10 @@ class Model:
     @functools.cache  # noqa: B019  # worlds are few and short-lived
     def chances(self, prompt: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the probabilities of the openings and of the words."""
-        found = self._own(prompt, 0)
-        if not self.apart:
-            return found
-        other = self._own(prompt, 1)
-        return tuple((1 - self.apart) * one + self.apart * two for one, two in zip(found, other, strict=True))  # type: ignore[return-value]
+        openings, words = self._own(prompt, 0)
+        others = self._own(prompt, 1)
+        mixed = [(1 - self.apart) * one + self.apart * two for one, two in zip((openings, words), others, strict=True)]
+        return mixed[0], mixed[1]
 
     def _own(self, prompt: int, branch: int) -> tuple[np.ndarray, np.ndarray]:
         chance = np.random.default_rng([*self.seed, prompt, branch])
@@ -96,11 +95,18 @@ class Model:
     def length(self, prompt: int) -> float:
         return float(np.random.default_rng([*self.seed, 8, prompt]).uniform(1.5, 4.0))
 
+    @functools.cache  # noqa: B019  # as above
+    def drawn_from(self, prompt: int, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cumulated probabilities of the openings and of the words."""
+        openings, words = (sampling.changed(chances).cumsum() for chances in self.chances(prompt))
+        return openings, words
+
     def text(self, prompt: int, chance: Chance, sampling: Sampling = Sampling()) -> str:
-        openings, words = map(sampling.changed, self.chances(prompt))
-        opening = OPENINGS[chance.choice(len(OPENINGS), p=openings)]
+        openings, words = self.drawn_from(prompt, sampling)
+        opening = OPENINGS[min(int(np.searchsorted(openings, chance.random())), len(OPENINGS) - 1)]
         count = max(2, int(np.exp(chance.normal(self.length(prompt), 0.3))))
-        return opening + " ".join(_CHOICE[chance.choice(len(_CHOICE), size=count, p=words)]) + "."
+        places = np.minimum(np.searchsorted(words, chance.random(count)), len(_CHOICE) - 1)
+        return opening + " ".join(_CHOICE[places].tolist()) + "."
 
 
 @functools.cache

@@ -107,9 +107,8 @@ def distances(texts: Sequence[str]) -> Floats:
     import numpy as np
 
     length = max(1, min(CHARACTERS, max(map(len, texts))))
-    codes = np.zeros((len(texts), length), dtype=np.int32)  # 0: behind the end of a text
-    for row, text in enumerate(texts):
-        codes[row, : len(text)] = [ord(char) for char in text[:length]]
+    whole = "".join(text[:length].ljust(length, "\0") for text in texts)  # \0: behind the end of a text
+    codes = np.frombuffer(whole.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).reshape(len(texts), length)
     weights = _weights(length)
     found = np.zeros((len(texts), len(texts)))
     for start in range(0, length, _AT_ONCE):

@@ -86,9 +86,8 @@ def drawn_labels(strata: Sequence[tuple[int, int]], draws: int, seed: int) -> It
         if ways <= min(MANY_WAYS, draws):
             yield Draws(_all_labels(ours, theirs), chance.integers(ways, size=draws))
         else:
-            labels = np.zeros((draws, ours + theirs), dtype=bool)
-            labels[:, ours:] = True
-            yield Draws(chance.permuted(labels, axis=1), None)
+            ranks = chance.random((draws, ours + theirs), dtype=np.float32).argsort(axis=1)
+            yield Draws(ranks >= ours, None)
 
 
 @cache

@@ -64,7 +64,7 @@ def _is_drawn(reply: AuditedReply) -> bool:
 
 
 def _more_pairs(times: float | None, pairs: int) -> str | None:
-    """Return how many pairs a decision takes; where there are enough, it was chance that left it open: twice as many."""
+    """Return how many pairs a decision takes; where there are enough, chance left it open: twice as many."""
     if times is None:
         return None
     return f"about {max(MIN_PAIRS, math.ceil((times if times > 1 else 2) * pairs)):,} pairs at each side"
@@ -121,7 +121,7 @@ class _Pairs:
         """Return the excess in each draw."""
         import numpy as np
 
-        texts = chance.permuted(np.broadcast_to(self.texts, (draws, len(self.texts))), axis=1)
+        texts = self.texts[chance.random((draws, len(self.texts)), dtype=np.float32).argsort(axis=1)]
         same = texts[:, self.first] == texts[:, self.second]
         ours, theirs = self.counts
         return same[:, ours:].sum(axis=1) / theirs - same[:, :ours].sum(axis=1) / ours

@@ -126,7 +126,7 @@ def _power(strata: Sequence[Stratum], share: float, change: float, level: float)
 
 
 def _more_conversations(times: float | None, conversations: int) -> str | None:
-    """Return what a decision takes; where there is enough, it was chance that left it open: twice as much settles it."""
+    """Return what a decision takes; where there is enough, chance left it open: twice as much settles it."""
     if times is None:
         return None
     return f"about {max(1, math.ceil((times if times > 1 else 2) * conversations)):,} conversations at each side"

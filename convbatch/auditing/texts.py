@@ -1,7 +1,7 @@
 """The question whether both sides draw their replies from one distribution.
 
-Pure. Only replies at a temperature that is known to be above 0 are used: at 0, repeats are expected to agree, and honest
-servers of one model may each agree on another text.
+Pure. Only replies at a temperature that is known to be above 0 are used: at 0, repeats are expected to agree, and
+honest servers of one model may each agree on another text.
 """
 
 from __future__ import annotations
