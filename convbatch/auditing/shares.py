@@ -115,7 +115,7 @@ def _power(strata: Sequence[Stratum], share: float, change: float, level: float)
     null = real = 0.0
     for one in strata:
         ours, theirs = len(one.reference), len(one.candidate)
-        before = (sum(one.reference) + sum(one.candidate) + share) / (ours + theirs + 1)
+        before = (sum(one.reference) + share) / (ours + 1)  # one more conversation, as all dialogues have them
         after = before * (1 - change / share) if share > 1 / 2 else before + (1 - before) * change / (1 - share)
         middle = (before * ours + after * theirs) / (ours + theirs)
         null += middle * (1 - middle) * (1 / ours + 1 / theirs)
