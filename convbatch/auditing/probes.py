@@ -6,6 +6,7 @@ tags. Calls and schemas need no tag.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,16 +31,18 @@ from convbatch.auditing.replies import (
     repeats_in_order,
 )
 from convbatch.auditing.shares import ShareQuestion, compare_shares
-from convbatch.comparison.stats import Interval
+from convbatch.comparison.stats import POWER, Interval
 
 ROUTED, ROUTED_FOUND = 0.05, 0.1
 """Share of replies from another model that `knowledge_border` rules out, and the one that its power is for."""
-FORGOTTEN = 0.6
+FORGOTTEN = 0.5
 """Share of the answers the reference knows that this other model does not know."""
 _SURE = 0.02
 """Added to the variance of a question: no question counts for more than about fifty."""
+_UNKNOWN = 0.01
+"""Share of right answers below which questions count alike."""
 _TINY = 1e-12
-_MISSED = 0.1
+_MISSED = 0.2
 """Answers that are added as right and as wrong, so that no question counts as known for certain."""
 _SIMULATED = 1_000
 """Simulated sets of answers behind the power, at each share; fewer where a test draws fewer."""
@@ -59,9 +62,10 @@ def knowledge_border(reference: Side, candidate: Side, rules: Rules) -> Finding 
     """Compare the answers to questions at the border of what a model knows, question by question.
 
     A question that the reference always answers right tells most: there, a single wrong answer is rare by chance. So
-    questions are weighted by the inverse of their variance, that of both sides together, which a permutation of the
-    sides leaves as it is. The effect is a share of routed replies: the share that, answered by a model that has
-    forgotten most (`FORGOTTEN`), would lose as many right answers. Effect, interval and power are of simulated answers.
+    questions are weighted by how often both sides together know them over the variance of that, which a permutation of
+    the sides leaves as it is; the answers of a conversation are permuted together. The effect is a share of routed
+    replies: the share that, answered by a model that has forgotten much (`FORGOTTEN`), would lose as many right
+    answers. Effect, interval and power are of simulated answers.
 
     Source: Knowledge border fingerprints, arXiv:2605.29524; weights and simulation are ours.
     """
@@ -77,14 +81,13 @@ def knowledge_border(reference: Side, candidate: Side, rules: Rules) -> Finding 
     answers = sum(len(one.candidate) for one in strata)
     routing = _Routing.of(questions, rules)
     power = routing.power(rules.level) if known[0] > 0 else 0.0
-    wanted = (
-        "questions that the reference can answer" if known[0] < 1 / 4 else f"about {2 * answers:,} answers at each side"
-    )
+    enough = math.ceil(routing.times(rules.level) * answers)
+    wanted = "questions that the reference can answer" if known[0] < 1 / 4 else f"about {enough:,} answers at each side"
     return Finding(
         question="knowledge_border",
         detail=f"{len(strata)} questions, {answers} answers: right at {reference.name} {percent(known[0])}, "
         f"at {candidate.name} {percent(known[1])}",
-        measure="share of answers from a model that knows 40 % of it; negative where the candidate knows more",
+        measure="share of answers from a model that knows half of it; negative where the candidate knows more",
         effect=routing.share(0.5),
         interval=Interval(routing.share(1 - (1 - LEVEL) / 2), routing.share((1 - LEVEL) / 2)),
         p=routing.p,
@@ -144,8 +147,19 @@ class _Routing:
         return cls(p=test.p, observed=float(score.standardised[0]) / tied, simulated=np.array(rows))
 
     def power(self, level: float) -> float:
-        """Return how often a test at this level finds a candidate that routes `ROUTED_FOUND` of its replies."""
-        return float((self.simulated[_SHARES.index(ROUTED_FOUND)] > normal_quantile(1 - level / 2)).mean())
+        """Return how often a test at this level finds a candidate that routes `ROUTED_FOUND` of its replies.
+
+        Few answers give a standard deviation that is too small: what the test needs is one of the simulated sets.
+        """
+        needed = normal_quantile(1 - level / 2) * max(1.0, float(self.simulated[0].std()))
+        return float((self.simulated[_SHARES.index(ROUTED_FOUND)] > needed).mean())
+
+    def times(self, level: float) -> float:
+        """Return how many times the answers a decision takes; where there are enough, chance left it open: twice."""
+        null, routed = self.simulated[0], self.simulated[_SHARES.index(ROUTED_FOUND)]
+        shift = float(routed.mean() - null.mean())
+        wanted = (normal_quantile(1 - level / 2) + normal_quantile(POWER)) * max(1.0, float(null.std()))
+        return max(2.0, (wanted / max(shift, 0.1)) ** 2)
 
     def share(self, quantile: float) -> float:
         """Return the share at which the observed loss is this quantile of the simulated ones; negative for a gain.
@@ -182,7 +196,8 @@ def _score(ours: Any, theirs: Any, of_ours: Any, of_theirs: Any) -> _Score:
 
     share = (ours + theirs) / (of_ours + of_theirs)
     variance = share * (1 - share)
-    weights = 1 / ((1 / of_ours + 1 / of_theirs) * (variance + _SURE))
+    worth = np.maximum(share, _UNKNOWN)  # what is not known cannot be lost
+    weights = worth / ((1 / of_ours + 1 / of_theirs) * (variance + _SURE))
     spread = np.sqrt((weights**2 * variance * (1 / of_ours + 1 / of_theirs)).sum(axis=1))
     loss = (weights * (ours / of_ours - theirs / of_theirs)).sum(axis=1)
     standardised = np.divide(loss, spread, out=np.zeros(len(loss)), where=spread > 0)

@@ -154,12 +154,19 @@ class _Test:
         if p <= 1 / (rules.draws + 1):
             p = share_beyond(abs(effect), np.abs(_drawn(pairs, FINER * rules.draws, rules.seed + 1) / total))
         change = min(REPLAYED, max(shares[0], 1 - shares[0]))
-        spread = _independent(pairs, 0.0) / total
+        spread = math.sqrt(math.fsum(one.weight * one.share * (1 - one.share) for one in pairs)) / total
         tied = max(1.0, float(drawn.std()) / spread) if spread > 0 else 1.0
         counts = [sum(one.counts[k] for one in pairs) / tied**2 for k in (0, 1)]
-        sd = tied * _independent(pairs, change) / total
+        sds = _spreads(pairs, change / max(1e-9, 1 - shares[0]))
         interval = share_interval(shares[0], shares[1], (counts[0], counts[1]), level=LEVEL)
-        return cls(effect=effect, p=p, interval=interval, change=change, null_sd=sd, real_sd=sd)
+        return cls(
+            effect=effect,
+            p=p,
+            interval=interval,
+            change=change,
+            null_sd=tied * sds[0] / total,
+            real_sd=tied * sds[1] / total,
+        )
 
 
 def _drawn(pairs: Sequence[_Pairs], draws: int, seed: int) -> Floats:
@@ -173,10 +180,18 @@ def _drawn(pairs: Sequence[_Pairs], draws: int, seed: int) -> Floats:
     return found
 
 
-def _independent(pairs: Sequence[_Pairs], change: float) -> float:
-    """Return the standard deviation of the weighted sum of excesses if pairs were independent, half of `change` up."""
-    found = 0.0
+def _spreads(pairs: Sequence[_Pairs], replayed: float) -> tuple[float, float]:
+    """Return standard deviations of the weighted sum of excesses where the candidate replays this share of its pairs.
+
+    Returns:
+        When all replies are dealt anew, and as they are; for pairs that do not share replies.
+    """
+    null = real = 0.0
     for one in pairs:
-        share = one.share + change / 2 * (1 - one.share)
-        found += one.weight * share * (1 - share)
-    return math.sqrt(found)
+        ours, theirs = one.counts
+        after = one.share + replayed * (1 - one.share)
+        among_all = math.comb(theirs + 1, 2) / math.comb(ours + theirs + 2, 2)
+        dealt = one.share + (after - one.share) * among_all
+        null += one.weight * dealt * (1 - dealt)
+        real += one.weight**2 * (one.share * (1 - one.share) / ours + after * (1 - after) / theirs)
+    return math.sqrt(null), math.sqrt(real)

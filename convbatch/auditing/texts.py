@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SWAPPED, SWAPPED_FOUND = 0.2, 0.3
 """Share of foreign replies that `distribution` rules out, and the one that its power is for."""
-VARIED = 0.1
+VARIED = 0.08
 """Relative difference of the distances within a side that `distribution` rules out."""
 LENGTHENED = 0.1
 """Relative difference of lengths that `distribution` rules out."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.cheats import CHEATS, HONEST, Model, Size, replies
+from convbatch.auditing.distances import distances
 from convbatch.auditing.finding import Finding, Rules, decide, exact_limit
 from convbatch.auditing.judge import JudgedPair, Pair, judge
 from convbatch.auditing.monitor import EProcess, e_value, monitor
-from convbatch.auditing.permutation import Stratum, difference_test, share_interval
+from convbatch.auditing.permutation import Stratum, difference_test, drawn_labels, share_interval
 from convbatch.auditing.probes import knowledge_border
 from convbatch.auditing.replies import BORDER, AuditedReply, Side, without_copies
+from convbatch.auditing.texts import distribution
 from convbatch.comparison.stats import Interval
 
 SMALL = Size(border=16, behaviour=16, repeats=5)
@@ -258,3 +261,89 @@ def test_probes_with_one_good_reply_do_not_make_the_other_repeats_copies() -> No
     answers = [reply(f"b{n}", repeat, str(n + repeat), "border") for n, repeat in places]
     side = Side(name="a", replies=[*canaries, *answers])
     assert [len(one.replies) for one in without_copies((side, side))] == [80, 80]
+
+
+def told(name: str, texts: Sequence[Sequence[str]], *, turns: int = 1, temperature: float = 1.0) -> Side:
+    """Return a side with a conversation for each text of a dialogue; later turns repeat it after a live reply."""
+    return Side(
+        name=name,
+        replies=[
+            AuditedReply(
+                dialogue=f"d{n}",
+                turn=turn,
+                repeat=repeat,
+                run=name,
+                prompt=b"%d-%d" % (n, turn),
+                is_fixed=turn == 1,
+                text=text if turn == turns else "the same",
+                temperature=temperature,
+            )
+            for n, those in enumerate(texts)
+            for repeat, text in enumerate(those, 1)
+            for turn in range(1, turns + 1)
+        ],
+    )
+
+
+def drawn_texts(chance: np.random.Generator, words: str, prompts: int = 12, repeats: int = 8) -> list[list[str]]:
+    return [["".join(chance.choice(list(words), size=9)) for _ in range(repeats)] for _ in range(prompts)]
+
+
+def test_fewer_kinds_of_replies_are_another_distribution_and_told_as_variety() -> None:
+    chance = np.random.default_rng(1)
+    sides = told("a", drawn_texts(chance, "abcdefgh")), told("b", drawn_texts(chance, "abcdefghaaaaaaaa"))
+    found = distribution(*sides, RULES)
+    assert found is not None
+    assert found.p is not None
+    assert found.p < RULES.level
+    assert "variety -" in found.detail
+    assert not found.rules_out_the_limit
+
+
+def test_another_model_in_the_live_turns_is_another_distribution() -> None:
+    chance = np.random.default_rng(2)
+    sides = told("a", drawn_texts(chance, "abcd"), turns=3), told("b", drawn_texts(chance, "efgh"), turns=3)
+    found = distribution(*sides, RULES)
+    assert found is not None
+    assert found.p is not None
+    assert found.p < RULES.level
+    assert {one.turn for one in found.evidence} == {3}
+
+
+def test_all_arrangements_of_a_small_stratum_are_drawn_equally_often() -> None:
+    ((first, second), draws) = (2, 3), 4_000
+    (each,) = drawn_labels([(first, second)], draws, 1)
+    assert len({tuple(row) for row in each.labels.tolist()}) == len(each.labels) == 10
+    counts = np.bincount(each.of(np.arange(10)), minlength=10)
+    assert np.all(np.abs(counts - draws / 10) < 4 * (draws / 10) ** 0.5)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.text(alphabet="ab\u4f60\U0001f600", max_size=6), min_size=2, max_size=4))
+def test_a_distance_is_a_share_0_for_equal_texts_and_the_same_both_ways(texts: list[str]) -> None:
+    found = distances(texts)
+    assert np.allclose(found, found.T)
+    assert np.all((found >= 0) & (found <= 1 + 1e-9))
+    assert np.array_equal(found > 0, [[one != other for other in texts] for one in texts])
+
+
+def test_answers_that_are_never_right_tell_nothing_and_conversations_count_whole() -> None:
+    def answered(name: str, right: int) -> Side:
+        return Side(
+            name=name,
+            replies=[
+                AuditedReply(
+                    dialogue=f"d{n}", turn=turn, repeat=repeat, run=name, prompt=b"%d-%d" % (n, turn),
+                    is_fixed=turn == 1, tags=frozenset(["border"]), passed=repeat <= right,
+                )
+                for n in range(2) for repeat in range(1, 5) for turn in range(1, 41)
+            ],
+        )  # fmt: skip
+
+    none = knowledge_border(answered("a", 0), answered("b", 0), RULES)
+    assert none is not None
+    assert (none.p, none.power) == (1.0, 0.0)
+    some = knowledge_border(answered("a", 3), answered("b", 1), RULES)
+    assert some is not None
+    assert some.p is not None
+    assert some.p > 0.05  # eight conversations a side, however many answers they have
