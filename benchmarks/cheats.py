@@ -376,7 +376,8 @@ def cheat_rates(worlds: int, size: Size = Size(), names: Sequence[str] = ()) -> 
 def judged_world(world: int, size: Size, names: Sequence[str]) -> dict[str, tuple[AuditVerdict, list[str]]]:
     """Return by cheat the verdict on one model and its cheating copy, and the questions that are `different`."""
     model = Model((SEED, world))
-    sides = [replies(model, size, np.random.default_rng([SEED, world, side])) for side in (0, 1)]
+    drawn = np.random.default_rng([SEED, world, *b"replies"]).spawn(2)  # streams that no model has
+    sides = [replies(model, size, chance) for chance in drawn]
     found: dict[str, tuple[AuditVerdict, list[str]]] = {}
     for name in names:
         chance = np.random.default_rng([SEED, world, *name.encode()])

@@ -336,7 +336,7 @@ def test_answers_that_are_never_right_tell_nothing_and_conversations_count_whole
                     dialogue=f"d{n}", turn=turn, repeat=repeat, run=name, prompt=b"%d-%d" % (n, turn),
                     is_fixed=turn == 1, tags=frozenset(["border"]), passed=repeat <= right,
                 )
-                for n in range(2) for repeat in range(1, 5) for turn in range(1, 41)
+                for n in range(2) for repeat in range(1, 5) for turn in range(1, 11)
             ],
         )  # fmt: skip
 
