@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convbatch.auditing.finding import LEVEL, Finding, Rules, evidence, untested
-from convbatch.auditing.permutation import FINER, normal_power, share_beyond, share_interval, times_needed
+from convbatch.auditing.permutation import normal_power, share_beyond, share_interval, times_needed
 from convbatch.auditing.replies import AuditedReply, Both, Side, by_prompt, pair_up, repeats_in_order
 
 if TYPE_CHECKING:
@@ -151,8 +151,6 @@ class _Test:
         effect = shares[1] - shares[0]
         drawn = _drawn(pairs, rules.draws, rules.seed) / total
         p = share_beyond(abs(effect), np.abs(drawn))
-        if p <= 1 / (rules.draws + 1):
-            p = share_beyond(abs(effect), np.abs(_drawn(pairs, FINER * rules.draws, rules.seed + 1) / total))
         change = min(REPLAYED, max(shares[0], 1 - shares[0]))
         spread = math.sqrt(math.fsum(one.weight * one.share * (1 - one.share) for one in pairs)) / total
         tied = max(1.0, float(drawn.std()) / spread) if spread > 0 else 1.0
