@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MIN_PAIRS = 60
 """Pairs of repeats at each side below which `replay` is not tested."""
 REPLAYED = 0.1
-"""Difference of the shares of identical pairs that `replay` rules out."""
+"""Difference of the shares of identical pairs that `replay` rules out, among replies that vary."""
 
 
 def replay(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
@@ -28,10 +28,11 @@ def replay(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
 
     Pairs that share a reply are not independent, and some prompts have one likely answer. So all replies to a prompt
     are dealt anew to the repeats of both sides, and the difference counted again: Fisher's exact test is this for pairs
-    that are independent and prompts that are alike.
+    that are independent and prompts that are alike. A prompt counts by how varied its replies are at both sides
+    together: where a model always says the same, a cache cannot show.
     """
     prompts = [_Pairs.of(both) for both in pair_up(reference, candidate, by_prompt, _is_drawn).values()]
-    pairs = [one for one in prompts if min(one.counts) > 0]
+    pairs = [one for one in prompts if min(one.counts) > 0 and one.variety > 0]
     if not pairs:
         return None
     counts = [sum(one.counts[side] for one in pairs) for side in (0, 1)]
@@ -44,18 +45,21 @@ def replay(reference: Side, candidate: Side, rules: Rules) -> Finding | None:
         return untested("replay", f"fewer than {MIN_PAIRS} pairs; {detail}", needed=f"{MIN_PAIRS} pairs at each side")
     test = _Test.of(pairs, rules)
     times = times_needed(test.change, test.null_sd, level=rules.level)
-    told = sorted((one for one in pairs if one.excess), key=lambda one: -abs(one.excess))
+    told = sorted((one for one in pairs if one.excess * test.effect > 0), key=lambda one: -abs(one.excess * one.weight))
     return Finding(
         question="replay",
         detail=detail,
-        measure="difference of the share of identical pairs of repeats",
+        measure="difference of the share of identical pairs of repeats; prompts count by how varied their replies are",
         effect=test.effect,
         interval=test.interval,
         p=test.p,
         limit=REPLAYED,
         power=normal_power(test.change, test.null_sd, test.real_sd, level=rules.level),
         needed=_more_pairs(times, min(counts)),
-        evidence=evidence([_identical(one.both) for one in told]),
+        evidence=evidence(
+            [one.telling for one in told],
+            [f"pairs identical: {one.alike[0]} of {one.counts[0]}, {one.alike[1]} of {one.counts[1]}" for one in told],
+        ),
     )
 
 
@@ -70,11 +74,6 @@ def _more_pairs(times: float | None, pairs: int) -> str | None:
     return f"about {max(MIN_PAIRS, math.ceil((times if times > 1 else 2) * pairs)):,} pairs at each side"
 
 
-def _identical(both: Both) -> tuple[AuditedReply | None, AuditedReply | None]:
-    alike = next((one for one, other in repeats_in_order(both.candidate) if one.text == other.text), both.candidate[0])
-    return both.reference[0], alike
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pairs:
     """Pairs of repeats k and k + 1 of one prompt."""
@@ -87,6 +86,8 @@ class _Pairs:
     second: Any
     counts: tuple[int, int]
     alike: tuple[int, int]
+    variety: float
+    """Probability that two replies of both sides together have different texts."""
 
     @classmethod
     def of(cls, both: Both) -> _Pairs:
@@ -101,7 +102,9 @@ class _Pairs:
         same = texts[first] == texts[second]
         ours = len(sides[0])
         counts, alike = (ours, len(sides[1])), (int(same[:ours].sum()), int(same[ours:].sum()))
-        return cls(both=both, texts=texts, first=first, second=second, counts=counts, alike=alike)
+        total = len(replies)
+        equal = sum(count * (count - 1) for count in np.bincount(texts).tolist()) / (total * (total - 1))
+        return cls(both=both, texts=texts, first=first, second=second, counts=counts, alike=alike, variety=1 - equal)
 
     @property
     def excess(self) -> float:
@@ -109,7 +112,19 @@ class _Pairs:
         return self.alike[1] / self.counts[1] - self.alike[0] / self.counts[0]
 
     @property
+    def telling(self) -> tuple[AuditedReply, AuditedReply]:
+        """A reply of each side, that of the side with more identical pairs being one of them."""
+        more = self.both.candidate if self.excess > 0 else self.both.reference
+        alike = next((one for one, other in repeats_in_order(more) if one.text == other.text), more[0])
+        return (self.both.reference[0], alike) if self.excess > 0 else (alike, self.both.candidate[0])
+
+    @property
     def weight(self) -> float:
+        return self.variety * self.pairs
+
+    @property
+    def pairs(self) -> float:
+        """Pairs at one side, if the other one had as many as it takes to be known exactly."""
         return 1 / sum(1 / count for count in self.counts)
 
     @property
@@ -152,9 +167,11 @@ class _Test:
         drawn = _drawn(pairs, rules.draws, rules.seed) / total
         p = share_beyond(abs(effect), np.abs(drawn))
         change = min(REPLAYED, max(shares[0], 1 - shares[0]))
-        spread = math.sqrt(math.fsum(one.weight * one.share * (1 - one.share) for one in pairs)) / total
+        squared = math.fsum(one.weight * one.variety for one in pairs)
+        spread = math.sqrt(math.fsum(one.weight * one.variety * one.share * (1 - one.share) for one in pairs)) / total
         tied = max(1.0, float(drawn.std()) / spread) if spread > 0 else 1.0
-        counts = [sum(one.counts[k] for one in pairs) / tied**2 for k in (0, 1)]
+        effective = total**2 / (squared * math.fsum(one.pairs for one in pairs)) / tied**2
+        counts = [sum(one.counts[k] for one in pairs) * effective for k in (0, 1)]
         sds = _spreads(pairs, change / max(1e-9, 1 - shares[0]))
         interval = share_interval(shares[0], shares[1], (counts[0], counts[1]), level=LEVEL)
         return cls(
@@ -190,6 +207,6 @@ def _spreads(pairs: Sequence[_Pairs], replayed: float) -> tuple[float, float]:
         after = one.share + replayed * (1 - one.share)
         among_all = math.comb(theirs + 1, 2) / math.comb(ours + theirs + 2, 2)
         dealt = one.share + (after - one.share) * among_all
-        null += one.weight * dealt * (1 - dealt)
+        null += one.weight * one.variety * dealt * (1 - dealt)
         real += one.weight**2 * (one.share * (1 - one.share) / ours + after * (1 - after) / theirs)
     return math.sqrt(null), math.sqrt(real)

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 SWAPPED, SWAPPED_FOUND = 0.2, 0.3
 """Share of foreign replies that `distribution` rules out, and the one that its power is for."""
-VARIED = 0.08
-"""Relative difference of the distances within a side that `distribution` rules out."""
+VARIED, VARIED_FOUND = 0.2, 0.25
+"""Relative difference of the distances within a side that `distribution` rules out, and the one its power is for."""
 LENGTHENED = 0.1
-"""Relative difference of lengths that `distribution` rules out."""
+"""Relative difference of lengths that `distribution` rules out, and the one its power is for."""
 _NO_SPREAD = 1e-12
 """A standard deviation up to this size is a rounding error of 0."""
 MAX_REPLIES = 100
@@ -248,9 +248,10 @@ class _Discrepancy:
         parts = [self._share(row, level) for row in range(SQUARED.stop)]
         if self.within > 0:
             words = "relative difference of the distance between a side's replies to one prompt"
-            parts.append(self._mean(2, words, lambda apart: apart / self.within, VARIED, VARIED * self.within, level))
+            limits = VARIED, VARIED_FOUND
+            parts.append(self._mean(2, words, lambda apart: apart / self.within, limits, level, scale=self.within))
         words = "relative difference of the length of replies"
-        return [*parts, self._mean(3, words, math.expm1, LENGTHENED, math.log1p(LENGTHENED), level)]
+        return [*parts, self._mean(3, words, math.expm1, (LENGTHENED, LENGTHENED), level)]
 
     def _half(self, row: int) -> float | None:
         """Return half the width of the interval of a mean over prompts; None for a single group of them."""
@@ -285,9 +286,27 @@ class _Discrepancy:
         )
 
     def _mean(
-        self, row: int, measure: str, relative: Callable[[float], float], limit: float, change: float, level: float
+        self,
+        row: int,
+        measure: str,
+        relative: Callable[[float], float],
+        limits: tuple[float, float],
+        level: float,
+        *,
+        scale: float | None = None,
     ) -> _Part:
-        """Return what a mean difference says, on whose scale the limit is `change`."""
+        """Return what a mean difference says.
+
+        Args:
+            row: Of the statistic.
+            measure: What the effect is, in words.
+            relative: Makes the effect of the difference.
+            limits: The effect that is ruled out, and the one that the power is for.
+            level: Of the test.
+            scale: Difference that is an effect of 1; None: the difference is one of logarithms.
+        """
+        limit, found = limits
+        change = math.log1p(found) if scale is None else found * scale
         mean, sd = float(self.by_prompt[row].mean()), float(self.sds[row])
         half = self._half(row)
         return _Part(
@@ -297,7 +316,7 @@ class _Discrepancy:
             interval=None if half is None else Interval(relative(mean - half), relative(mean + half)),
             score=abs(_score(mean, sd)),
             limit=limit,
-            found=limit,
+            found=found,
             power=normal_power(change, sd, sd, level=level),
             times=times_needed(change, sd, level=level),
         )

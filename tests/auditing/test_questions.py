@@ -17,6 +17,7 @@ from convbatch.auditing.judge import JudgedPair, Pair, judge
 from convbatch.auditing.monitor import EProcess, e_value, monitor
 from convbatch.auditing.permutation import Stratum, difference_test, drawn_labels, share_interval
 from convbatch.auditing.probes import knowledge_border
+from convbatch.auditing.replay import replay
 from convbatch.auditing.replies import BORDER, AuditedReply, Side, without_copies
 from convbatch.auditing.texts import distribution
 from convbatch.comparison.stats import Interval
@@ -344,3 +345,16 @@ def test_the_answers_of_a_conversation_count_together() -> None:
     assert some is not None
     assert some.p is not None
     assert some.p > 0.05  # eight conversations a side, however many answers they have
+
+
+def test_prompts_with_one_likely_reply_do_not_hide_a_cache() -> None:
+    model, size = Model((5,)), Size(border=0, behaviour=14, repeats=8)
+    sides = [replies(model, size, np.random.default_rng(seed)) for seed in (1, 2)]
+    sides[1] = CHEATS["20 % replayed"](sides[1], model, size, np.random.default_rng(3))
+    dull = [dataclasses.replace(one, text="7", prompt=one.prompt + bytes([n])) for one in sides[0] for n in range(12)]
+    alone = replay(*(Side(name="s", replies=those) for those in sides), RULES)
+    beside = replay(*(Side(name="s", replies=[*those, *dull]) for those in sides), RULES)
+    assert alone is not None
+    assert beside is not None
+    assert beside.effect == alone.effect
+    assert alone.p == beside.p < 0.01
