@@ -352,9 +352,11 @@ def test_prompts_with_one_likely_reply_do_not_hide_a_cache() -> None:
     sides = [replies(model, size, np.random.default_rng(seed)) for seed in (1, 2)]
     sides[1] = CHEATS["20 % replayed"](sides[1], model, size, np.random.default_rng(3))
     dull = [dataclasses.replace(one, text="7", prompt=one.prompt + bytes([n])) for one in sides[0] for n in range(12)]
-    alone = replay(*(Side(name="s", replies=those) for those in sides), RULES)
-    beside = replay(*(Side(name="s", replies=[*those, *dull]) for those in sides), RULES)
+    alone = replay(Side(name="a", replies=sides[0]), Side(name="b", replies=sides[1]), RULES)
+    with_dull = [Side(name=name, replies=[*those, *dull]) for name, those in zip("ab", sides, strict=True)]
+    beside = replay(with_dull[0], with_dull[1], RULES)
     assert alone is not None
     assert beside is not None
-    assert beside.effect == alone.effect
-    assert alone.p == beside.p < 0.01
+    assert (beside.effect, beside.p) == (alone.effect, alone.p)
+    assert alone.p is not None
+    assert alone.p < 0.01
