@@ -28,6 +28,8 @@ OPENINGS = ["Sure. ", "Well, ", "In short: ", "I think ", "As far as I know, ", 
 SEED = 17
 _CHOICE = np.array([*WORDS, *MORE_WORDS])
 DRAWS = 499
+_KEPT = 4_096
+"""Prompts whose probabilities are kept: those of all models of a world."""
 _KINDS = (CANARY, FACT, TEMPERATURE, LIMIT, CANARY, FACT, TEMPERATURE)
 """Behaviour probes, about as many of each kind as the shipped ones."""
 Chance = np.random.Generator
@@ -72,7 +74,7 @@ class Model:
     apart: float = 0.0
     """How unlike its words are those of the model it is close to, from 0 to 1."""
 
-    @functools.cache  # noqa: B019  # worlds are few and short-lived
+    @functools.lru_cache(maxsize=_KEPT)  # noqa: B019  # bounded, so few models are kept alive
     def chances(self, prompt: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the probabilities of the openings and of the words."""
         openings, words = self._own(prompt, 0)
@@ -84,18 +86,18 @@ class Model:
         chance = np.random.default_rng([*self.seed, prompt, branch])
         return chance.dirichlet([0.5] * len(OPENINGS)), chance.dirichlet([1.0] * len(_CHOICE))
 
-    @functools.cache  # noqa: B019  # as above
+    @functools.lru_cache(maxsize=_KEPT)  # noqa: B019  # as above
     def knows(self, question: int) -> float:
         """Return the probability of the right answer to a question: mostly near 0 or 1."""
         chance = np.random.default_rng([*self.seed, 7, question])
         known = float(chance.beta(2 * self.skill, 2 * (1 - self.skill)))
         return known * float(chance.random() >= self.forgets)
 
-    @functools.cache  # noqa: B019  # as above
+    @functools.lru_cache(maxsize=_KEPT)  # noqa: B019  # as above
     def length(self, prompt: int) -> float:
         return float(np.random.default_rng([*self.seed, 8, prompt]).uniform(1.5, 4.0))
 
-    @functools.cache  # noqa: B019  # as above
+    @functools.lru_cache(maxsize=_KEPT)  # noqa: B019  # as above
     def drawn_from(self, prompt: int, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
         """Return the cumulated probabilities of the openings and of the words."""
         openings, words = (sampling.changed(chances).cumsum() for chances in self.chances(prompt))

@@ -178,7 +178,6 @@ def test_the_bill_of_a_gateway_is_compared_with_its_counts(convbatch: Command, t
     assert money["effect"] > 0.5
 
 
-@pytest.mark.skipif(not (Path(plan.__file__).parents[2] / "datasets" / "audit.jsonl").exists(), reason="no probes")
 @pytest.mark.parametrize("language", plan.FILES)
 def test_any_part_of_a_plan_has_probes_of_every_kind(language: str, tmp_path: Path) -> None:
     own = tmp_path / "own.jsonl"

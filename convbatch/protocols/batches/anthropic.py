@@ -16,13 +16,21 @@ from convbatch.protocols.anthropic import Anthropic, route_url, version_header
 from convbatch.protocols.batches.descriptions import (
     number_under,
     object_under,
-    objects_under,
     read_object,
     required_id,
     text_under,
     time_under,
 )
-from convbatch.protocols.batches.jobs import Job, JobCall, JobLimits, JobPage, JobPlan, check_plan, unstreamed
+from convbatch.protocols.batches.jobs import (
+    Job,
+    JobCall,
+    JobLimits,
+    JobPage,
+    JobPlan,
+    check_plan,
+    page_after_last,
+    unstreamed,
+)
 from convbatch.protocols.batches.lines import (
     CANCELLED,
     EXPIRED,
@@ -81,11 +89,7 @@ class AnthropicBatches:
 
     def read_page(self, body: bytes) -> JobPage:
         """See `jobs.BatchApi`."""
-        listed = read_object(body, "a list of batches")
-        if not isinstance(listed.get("data"), list):
-            raise MalformedReply("no list of batches")
-        jobs = tuple(map(_job, objects_under(listed, "data")))
-        return JobPage(jobs, jobs[-1].job_id if jobs and listed.get("has_more") is True else None)
+        return page_after_last(body, _job)
 
     def poll(self, endpoint: Endpoint, job_id: str) -> JobCall:
         """See `jobs.BatchApi`."""

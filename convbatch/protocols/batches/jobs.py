@@ -9,12 +9,13 @@ the caller's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+from convbatch.protocols.batches.descriptions import objects_under, read_object
 from convbatch.protocols.batches.lines import ResultLine
-from convbatch.protocols.wire import CannotCarry, Endpoint, encode_json
+from convbatch.protocols.wire import CannotCarry, Endpoint, MalformedReply, encode_json
 from convbatch.reply import Failure
 
 Step = Literal["upload", "create", "find", "poll", "results", "cancel"]
@@ -90,6 +91,23 @@ class JobPage(NamedTuple):
     jobs: tuple[Job, ...]
     next_page: str | None
     """For `find`; None after the last page."""
+
+
+def page_after_last(body: bytes, job: Callable[[dict[str, Any]], Job]) -> JobPage:
+    """Return a page of a list whose next one is asked for after its last job, as OpenAI and Anthropic do.
+
+    Args:
+        body: `data` and `has_more`.
+        job: Reads one job.
+
+    Raises:
+        MalformedReply: It is no list of jobs.
+    """
+    listed = read_object(body, "a list of batches")
+    if not isinstance(listed.get("data"), list):
+        raise MalformedReply("no list of batches")
+    jobs = tuple(map(job, objects_under(listed, "data")))
+    return JobPage(jobs, jobs[-1].job_id if jobs and listed.get("has_more") is True else None)
 
 
 class BatchApi(Protocol):

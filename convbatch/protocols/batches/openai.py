@@ -29,6 +29,7 @@ from convbatch.protocols.batches.jobs import (
     Phase,
     check_plan,
     join_lines,
+    page_after_last,
     unstreamed,
 )
 from convbatch.protocols.batches.lines import (
@@ -103,11 +104,7 @@ class OpenAIBatches:
 
     def read_page(self, body: bytes) -> JobPage:
         """See `jobs.BatchApi`."""
-        listed = read_object(body, "a list of batches")
-        if not isinstance(listed.get("data"), list):
-            raise MalformedReply("no list of batches")
-        jobs = tuple(map(_job, objects_under(listed, "data")))
-        return JobPage(jobs, jobs[-1].job_id if jobs and listed.get("has_more") is True else None)
+        return page_after_last(body, _job)
 
     def poll(self, endpoint: Endpoint, job_id: str) -> JobCall:
         """See `jobs.BatchApi`."""
