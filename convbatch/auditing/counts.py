@@ -59,6 +59,7 @@ WRAPPER = 16
 LATER_COUNTS = 0.05
 """Relative difference of what later turns add to the input count, above which it is looked at."""
 SLOPE_APART = 0.02
+"""Tokens per token of the other side, more or less than 1, that are a factor and not rounding."""
 NAMES_SHOWN = 3
 
 
