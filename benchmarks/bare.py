@@ -104,11 +104,11 @@ async def _read_stream(response: aiohttp.ClientResponse) -> Any:
     return event
 
 
-async def _converse(session: aiohttp.ClientSession, url: URL, sink: Sink, dialogue: int, turns: int) -> None:
+async def _converse(session: aiohttp.ClientSession, url: URL, sink: Sink, dialogue: int, turns: int, size: int) -> None:
     contents: list[Any] = []
     read = _read_stream if url.path.endswith(":streamGenerateContent") else _read
     for turn in range(1, turns + 1):
-        contents.append({"role": "user", "parts": [{"text": user_text(dialogue, turn)}]})
+        contents.append({"role": "user", "parts": [{"text": user_text(dialogue, turn, size)}]})
         async with session.post(url, data=orjson.dumps({"contents": contents}), headers=HEADERS) as response:
             reply = await read(response)
         candidate = reply["candidates"][0]
@@ -123,9 +123,11 @@ async def _converse(session: aiohttp.ClientSession, url: URL, sink: Sink, dialog
         await sink.put(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
-async def _work(session: aiohttp.ClientSession, url: URL, sink: Sink, dialogues: Iterator[int], turns: int) -> None:
+async def _work(
+    session: aiohttp.ClientSession, url: URL, sink: Sink, dialogues: Iterator[int], turns: int, size: int
+) -> None:
     for dialogue in dialogues:
-        await _converse(session, url, sink, dialogue, turns)
+        await _converse(session, url, sink, dialogue, turns, size)
 
 
 async def _play(args: argparse.Namespace) -> dict[str, float]:
@@ -138,7 +140,7 @@ async def _play(args: argparse.Namespace) -> dict[str, float]:
         began = time.time()
         async with asyncio.TaskGroup() as group:
             for _ in range(args.concurrency):
-                group.create_task(_work(session, url, sink, dialogues, args.turns))
+                group.create_task(_work(session, url, sink, dialogues, args.turns, args.message_bytes))
         ended = time.time()
     await sink.close()
     return {"began": began, "ended": ended}
@@ -150,6 +152,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--dialogues", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--message-bytes", type=int, default=0, help="length of a user's message [short]")
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--sync", action="store_true", help="make each reply durable before the dialogue continues")
     parser.add_argument("--stream", action="store_true", help="ask for streamed replies")

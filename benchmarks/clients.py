@@ -8,8 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 from benchmarks.dialogues import KEY, MODEL, write_dataset
-from benchmarks.measure import Cores, Failed, Measured, Server, environment, measured
+from benchmarks.measure import LONGEST_S, Cores, Failed, Measured, Server, environment, measured
 
 CONFIG = """\
 [gateways.bench]
@@ -56,6 +58,8 @@ class Work:
     turns: int
     concurrency: int
     stream: bool = False
+    message_bytes: int = 0
+    """Length of a user's message; 0: short."""
 
     @property
     def requests(self) -> int:
@@ -75,7 +79,7 @@ class Clients:
         command = [sys.executable, "-m", "benchmarks.bare", server.url, str(out)]
         command += ["--dialogues", str(work.dialogues), "--turns", str(work.turns)]
         command += ["--concurrency", str(work.concurrency), *(["--sync"] if sync else [])]
-        command += ["--stream"] if work.stream else []
+        command += ["--message-bytes", str(work.message_bytes), *(["--stream"] if work.stream else [])]
         before = server.cpu_s()
         process = measured(command, self._folder, self._cores.client, environment())
         server.expected += work.requests
@@ -87,19 +91,30 @@ class Clients:
             turns=lines, process=process, server_cpu_s=server.cpu_s() - before, **json.loads(process.stdout)
         )
 
-    def convbatch(self, server: Server, work: Work) -> MeasuredRun:
-        """Run a real `convbatch run`, with validation, plan, rate limiter, journal, table and summary."""
+    def convbatch(
+        self, server: Server, work: Work, *, keep: Path | None = None, longest_s: float = LONGEST_S
+    ) -> MeasuredRun:
+        """Run a real `convbatch run`, with validation, plan, rate limiter, journal, table and summary.
+
+        Args:
+            server: Who answers.
+            work: What is asked.
+            keep: Where the run folder is made and stays; None: it is removed.
+            longest_s: After this time the run is killed.
+        """
         config = self._folder / "bench.toml"
         config.write_text(CONFIG.format(url=server.url), encoding="utf-8")
-        out = self._folder / "run"
-        command = [sys.executable, "-m", "convbatch", "run", str(self.dataset(work.dialogues, work.turns))]
+        out = self._folder / "run" if keep is None else keep
+        dataset = self.dataset(work.dialogues, work.turns, work.message_bytes)
+        command = [sys.executable, "-m", "convbatch", "run", str(dataset)]
         command += ["-m", f"{MODEL}@bench", "-c", str(config), "-o", str(out), "-j", str(work.concurrency)]
         command += ["--stream"] if work.stream else []
         before = server.cpu_s()
-        process = measured(command, self._folder, self._cores.client, environment(BENCH_KEY=KEY))
+        process = measured(command, self._folder, self._cores.client, environment(BENCH_KEY=KEY), longest_s=longest_s)
         server.expected += work.requests
         began, ended = _run_times(out, work.requests)
-        shutil.rmtree(out)
+        if keep is None:
+            shutil.rmtree(out)
         return MeasuredRun(
             turns=work.requests, began=began, ended=ended, process=process, server_cpu_s=server.cpu_s() - before
         )
@@ -109,11 +124,11 @@ class Clients:
         command = [sys.executable, "-m", "convbatch", "validate", str(self.dataset(dialogues, 1))]
         return measured(command, self._folder, self._cores.client, environment())
 
-    def dataset(self, dialogues: int, turns: int) -> Path:
+    def dataset(self, dialogues: int, turns: int, message_bytes: int = 0) -> Path:
         """Return the path of the dataset of this size; written once."""
-        path = self._folder / f"d{dialogues}x{turns}.jsonl"
+        path = self._folder / f"d{dialogues}x{turns}x{message_bytes}.jsonl"
         if not path.exists():
-            write_dataset(path, dialogues, turns)
+            write_dataset(path, dialogues, turns, message_bytes)
         return path
 
 
@@ -127,7 +142,7 @@ def _run_times(run: Path, turns: int) -> tuple[float, float]:
     for segment in sorted((run / "journal").glob("*.jsonl")):
         with segment.open("rb") as lines:
             for line in lines:
-                record = json.loads(line)
+                record = orjson.loads(line)
                 match record["kind"]:
                     case "intent":
                         began = began or record["at"]

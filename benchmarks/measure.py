@@ -1,7 +1,7 @@
 """Measured processes: pinned to one CPU, sampled while they run, with totals at the end.
 
-CPU time is the kernel's figure for the process and all its threads. Peak memory is the largest resident set. Samples
-from `/proc` give the values at a given time; without `/proc` (macOS) there are only totals.
+CPU time is the kernel's figure for the process, its threads and the processes that it starts. Peak memory is the
+largest resident set. Samples from `/proc` give the values at a given time; without it (macOS) there are only totals.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from resource import struct_rusage
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LONGEST_S = 240.0
 _SAMPLE_S = 0.02
 _NICE = -10
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_MEMORY = ("VmHWM", "VmRSS")
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -32,23 +32,34 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """CPU time and memory of a process at one time."""
+    """CPU time and memory of a process and those that it started, at one time."""
 
     at: float
     """Unix seconds."""
     cpu_s: float
     peak_bytes: int
+    """The peak of the largest process so far."""
+    sum_bytes: int
+    """Resident sets of all processes at this time; pages that they share count more than once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """Figures of a process that succeeded."""
 
+    began: float
+    """Unix seconds, just before the process was started."""
     wall_s: float
     cpu_s: float
     peak_bytes: int
+    """Of the largest process."""
     samples: tuple[Sample, ...]
     stdout: str
+
+    @property
+    def ended(self) -> float:
+        """Return when it exited, in Unix seconds."""
+        return self.began + self.wall_s
 
     def cpu_between(self, began: float, ended: float) -> float | None:
         """Return CPU seconds between two times, interpolated between samples every 20 ms; None without samples."""
@@ -60,7 +71,15 @@ class Measured:
         """Return peak memory up to a time."""
         return next((sample.peak_bytes for sample in self.samples if sample.at >= moment), self.peak_bytes)
 
+    @property
+    def peak_sum_bytes(self) -> int:
+        """Return the peak of all processes together."""
+        return max((sample.sum_bytes for sample in self.samples), default=self.peak_bytes)
+
     def _cpu_at(self, moment: float) -> float:
+        if self.began < moment < self.samples[0].at:
+            share = (moment - self.began) / (self.samples[0].at - self.began)
+            return share * self.samples[0].cpu_s
         before = self.samples[0]
         for sample in self.samples:
             if sample.at >= moment:
@@ -121,14 +140,21 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def measured(
-    command: Sequence[str], cwd: Path, core: int | None, env: dict[str, str], *, watch: bool = True
+    command: Sequence[str],
+    cwd: Path,
+    core: int | None,
+    env: dict[str, str],
+    *,
+    watch: bool = True,
+    longest_s: float = LONGEST_S,
 ) -> Measured:
     """Run a command and return its figures.
 
     Raises:
-        Failed: It failed, or took longer than `LONGEST_S`.
+        Failed: It failed, or took longer than `longest_s` while it was watched.
     """
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        began_at = time.time()
         began = time.perf_counter()
         with bound_to(core):
             process = subprocess.Popen(
@@ -136,7 +162,7 @@ def measured(
             )
         samples: list[Sample] = []
         if watch:
-            status, usage = _watched(process, samples, began + LONGEST_S)
+            status, usage = _watched(process, samples, began + longest_s)
         else:
             _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - began
@@ -146,6 +172,7 @@ def measured(
             stderr.seek(0)
             raise Failed(f"{' '.join(command)}: exit {process.returncode}\n{stderr.read()[-2000:]}")
         return Measured(
+            began=began_at,
             wall_s=wall_s,
             cpu_s=usage.ru_utime + usage.ru_stime,
             peak_bytes=usage.ru_maxrss * _RSS_UNIT,
@@ -155,41 +182,76 @@ def measured(
 
 
 def cpu_of(pid: int) -> float:
-    """Return CPU seconds of a running process, ended threads included; 0 without `/proc`."""
+    """Return CPU seconds of a running process, ended threads included; 0 where the kernel does not tell."""
+    if sys.platform != "linux":
+        return 0.0
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return time.clock_gettime((~pid << 3) | 2)  # the process's own CPU clock: `clock_getcpuclockid`
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
 def _watched(process: subprocess.Popen[bytes], samples: list[Sample], until: float) -> tuple[int, struct_rusage]:
+    tree = _Tree(process.pid)
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             return status, usage
-        peak = _peak_of(process.pid)
-        if peak:
-            samples.append(Sample(time.time(), cpu_of(process.pid), peak))
+        sample = tree.sample()
+        if sample.peak_bytes:
+            samples.append(sample)
         if time.perf_counter() > until:
             process.kill()
         time.sleep(_SAMPLE_S)
 
 
-def _peak_of(pid: int) -> int:
+class _Tree:
+    """A process and all those below it, ended ones included."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._cpu: dict[int, float] = {}
+        self._peak = 0
+
+    def sample(self) -> Sample:
+        now, total = time.time(), 0
+        for pid in self._running():
+            self._cpu[pid] = max(cpu_of(pid), self._cpu.get(pid, 0.0))
+            peak, resident = _memory_of(pid)
+            self._peak = max(self._peak, peak)
+            total += resident
+        return Sample(now, sum(self._cpu.values()), self._peak, total)
+
+    def _running(self) -> Iterator[int]:
+        waiting = [self._pid]
+        while waiting:
+            pid = waiting.pop()
+            yield pid
+            try:
+                tasks = list(Path(f"/proc/{pid}/task").iterdir())
+            except OSError:
+                continue
+            for task in tasks:
+                with suppress(OSError):
+                    waiting += map(int, (task / "children").read_text().split())
+
+
+def _memory_of(pid: int) -> tuple[int, int]:
+    """Return the peak and the present resident set of a process in bytes; 0 if it has ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
-        return 0
-    _, found, rest = status.partition("VmHWM:")
-    return int(rest.split(None, 1)[0]) * 1024 if found else 0
+        return 0, 0
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if name in _MEMORY}
+    return kib.get("VmHWM", 0) * 1024, kib.get("VmRSS", 0) * 1024
 
 
 class Server:
     """The benchmark gateway in its own process."""
 
-    def __init__(self, core: int | None, latency_s: float = 0.0) -> None:
+    def __init__(self, core: int | None, latency_s: float = 0.0, *, reply_bytes: int = 0) -> None:
         command = [sys.executable, "-m", "benchmarks.server", "--latency", str(latency_s)]
+        command += ["--reply-bytes", str(reply_bytes)]
         with bound_to(core):
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -199,6 +261,9 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.expected = 0
         """Requests sent by all clients; checked at the end."""
+        self.first_request_at = 0.0
+        """Unix seconds; known, as the next, once the server is closed."""
+        self.last_request_at = 0.0
 
     def cpu_s(self) -> float:
         return cpu_of(self._process.pid)
@@ -206,8 +271,10 @@ class Server:
     def close(self) -> None:
         """Stop the server; raise `Failed` when it answered more or fewer requests than were sent."""
         out, _ = self._process.communicate()
-        if int(out) != self.expected:
-            raise Failed(f"the server has answered {int(out)} requests, expected were {self.expected}")
+        answered, first, last = out.split()
+        self.first_request_at, self.last_request_at = float(first), float(last)
+        if int(answered) != self.expected:
+            raise Failed(f"the server has answered {answered} requests, expected were {self.expected}")
 
     def __enter__(self) -> Server:
         return self
