@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast, g
 
 import typer
 
-from convbatch.cli.options import Command, Commands, parse_share, read_filters, takes, takes_filters, typer_option
+from convbatch.cli.options import App, Command, Commands, parse_share, read_filters, takes, takes_filters, typer_option
 from convbatch.errors import (
     ConvbatchError,
     NotEnoughMemory,
@@ -30,18 +30,11 @@ from convbatch.errors import (
     one_cause_once,
 )
 from convbatch.exit_codes import ExitCode
-from convbatch.session.options import (
-    CheckOptions,
-    DoctorOptions,
-    FilterOptions,
-    ResumeOptions,
-    RunOptions,
-    parse_seconds,
-)
 
 if TYPE_CHECKING:
     from convbatch.comparison.compare import FailOn
     from convbatch.results.run import Run
+    from convbatch.session.options import CheckOptions, DoctorOptions, FilterOptions, ResumeOptions, RunOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,7 +49,7 @@ class SampleBy(StrEnum):
     LENGTH = "length"
 
 
-app = typer.Typer(
+app = App(
     name="convbatch",
     cls=Commands,
     no_args_is_help=True,
@@ -225,7 +218,7 @@ def _root(
 
 @app.command(name="run", cls=Command)
 @guarded
-@takes(RunOptions)
+@takes("RunOptions")
 def run_command(options: RunOptions) -> ExitCode:
     """Replay dialogues, turn by turn, against one or more models.
 
@@ -244,7 +237,7 @@ def run_command(options: RunOptions) -> ExitCode:
 
 @app.command(name="resume", cls=Command)
 @guarded
-@takes(ResumeOptions)
+@takes("ResumeOptions")
 def resume_command(options: ResumeOptions) -> ExitCode:
     """Finish an interrupted or partly failed run; nothing finished is asked again.
 
@@ -410,7 +403,7 @@ def table(
 
 @app.command(cls=Command)
 @guarded
-@takes(CheckOptions)
+@takes("CheckOptions")
 def check(options: CheckOptions) -> ExitCode:
     """Judge stored replies again. Nothing is sent except to a --judge; all other panels are options for its calls.
 
@@ -796,7 +789,7 @@ def runs(
 
 @app.command(cls=Command)
 @guarded
-@takes(DoctorOptions)
+@takes("DoctorOptions")
 def doctor(options: DoctorOptions) -> ExitCode:
     """Check configuration and keys, list a gateway's models; with -m ask for at most 16 tokens.
 
@@ -844,6 +837,7 @@ def simulate(
 
     Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
     """
+    from convbatch.session.options import parse_seconds
     from convbatch.simulator.fault_script import FaultError
     from convbatch.simulator.gateways import GATEWAYS
     from convbatch.simulator.limits import LimitModel

@@ -1,6 +1,9 @@
 """From the options of `session/options.py` to the parameters of a command, and from their values back to options.
 
 An option can be set by an environment variable: CONVBATCH_ and its long name.
+
+A command is registered without its parameters; they are made when the command is used. Otherwise each command, and
+`--help`, would wait for the parameters of all.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ from typer.core import TyperCommand, TyperGroup
 
 from convbatch.errors import nearest
 from convbatch.exit_codes import ExitCode
-from convbatch.session.options import PANELS, FilterOptions, OptionSpec, option_fields, parse_seconds
 
 if TYPE_CHECKING:
     from dataclasses import Field
 
     from convbatch.results.filters import Filters
+    from convbatch.session.options import FilterOptions, OptionSpec
 
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 OptionsT = TypeVar("OptionsT")
 
 
@@ -54,8 +58,57 @@ class _Helpful:
         return params
 
 
+class App(typer.Typer):
+    """An app whose commands get their parameters when they are used."""
+
+    def command(self, name: str | None = None, **more: Any) -> Callable[[CommandT], CommandT]:
+        """Register a command; as `typer.Typer.command`, whose class must be `Command`."""
+        register = super().command(name, **more)
+
+        def decorate(body: CommandT) -> CommandT:
+            def command() -> None:
+                pass
+
+            command.__name__, command.__doc__ = body.__name__, body.__doc__
+            setattr(command, _BODY, body)
+            register(command)
+            return body
+
+        return decorate
+
+
+_BODY = "convbatch_body"
+"""Attribute of what is registered: the function with the parameters."""
+_DECLARE = "convbatch_declare"
+"""Attribute of a function whose parameters are derived from a class of options: sets its signature."""
+
+
+def body_of(registered: Any) -> Callable[..., Any]:
+    """Return the function of a registered command, with the signature that Typer reads."""
+    body: Any = getattr(registered, _BODY)
+    declare = getattr(body, _DECLARE, None)
+    if declare is not None:
+        declare(body)
+    return body
+
+
 class Command(_Helpful, TyperCommand):
     """Command whose errors say what to type instead, and name the environment variables that set its options."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        if hasattr(self.callback, _BODY):
+            del self.params  # made by `__getattr__`
+
+    def __getattr__(self, name: str) -> Any:
+        """Make the parameters, and the function that takes them."""
+        if name != "params":
+            raise AttributeError(name)
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=self.rich_markup_mode)
+        app.command(name=self.name, cls=Command)(body_of(self.callback))
+        made = typer.main.get_command(app)
+        self.params, self.callback = made.params, made.callback
+        return self.params
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; a mistake in them says what is meant, and the variable that it is from."""
@@ -154,22 +207,35 @@ def _as_typed(ctx: Any, typed: Sequence[str], param: Any) -> Any:
     return values.get(param.name)
 
 
-def takes(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], ExitCode]], Callable[..., None]]:
+def takes(kind: type[OptionsT] | str) -> Callable[[Callable[[OptionsT], ExitCode]], Callable[..., None]]:
     """Return a decorator that makes a command out of a function of its options.
 
     Typer reads the parameters from the signature, which is derived from the fields of `kind`. The exit code that the
     function returns ends the command.
+
+    Args:
+        kind: A class of options, or the name of one in `session/options.py`, which is then imported when it is needed.
     """
+
+    def options_class() -> type[OptionsT]:
+        from convbatch.session import options
+
+        found: Any = getattr(options, kind) if isinstance(kind, str) else kind
+        return found
 
     def decorate(body: Callable[[OptionsT], ExitCode]) -> Callable[..., None]:
         @functools.wraps(body)
         def command(ctx: typer.Context, **values: Any) -> None:
-            raise typer.Exit(body(_read_options(kind, ctx, values)))
+            raise typer.Exit(body(_read_options(options_class(), ctx, values)))
 
-        derived = [_from_field(field, spec) for field, spec in _by_panel(kind)]
-        parameters = [_parameter("ctx", typer.Context), *derived]
-        command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]  # PEP 362
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        def declare(function: Any) -> None:
+            derived = [_from_field(field, spec) for field, spec in _by_panel(options_class())]
+            _set_signature(function, [_parameter("ctx", typer.Context), *derived])
+
+        if isinstance(kind, str):
+            setattr(command, _DECLARE, declare)
+        else:
+            declare(command)
         return command
 
     return decorate
@@ -177,18 +243,30 @@ def takes(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], ExitCode]], Ca
 
 def takes_filters(body: Callable[..., None]) -> Callable[..., None]:
     """Replace the last parameter of a command, its `FilterOptions`, by an option for each of their fields."""
-    *own, last = inspect.signature(body, eval_str=True).parameters.values()
+    *_, last = inspect.signature(body).parameters
 
     @functools.wraps(body)
     def command(**values: Any) -> None:
-        given = {field.name: tuple(values.pop(field.name) or ()) for field, _ in option_fields(FilterOptions)}
-        body(**values, **{last.name: FilterOptions(**given)})
+        from convbatch.session.options import FilterOptions, option_fields
 
-    derived = [_from_field(field, spec) for field, spec in option_fields(FilterOptions)]
-    parameters = [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *derived]
-    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]  # PEP 362
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        given = {field.name: tuple(values.pop(field.name) or ()) for field, _ in option_fields(FilterOptions)}
+        body(**values, **{last: FilterOptions(**given)})
+
+    def declare(function: Any) -> None:
+        from convbatch.session.options import FilterOptions, option_fields
+
+        types = {FilterOptions.__name__: FilterOptions}
+        *own, _ = inspect.signature(body, locals=types, eval_str=True).parameters.values()
+        derived = [_from_field(field, spec) for field, spec in option_fields(FilterOptions)]
+        _set_signature(function, [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), *derived])
+
+    setattr(command, _DECLARE, declare)
     return command
+
+
+def _set_signature(function: Any, parameters: Sequence[inspect.Parameter]) -> None:
+    function.__signature__ = inspect.Signature(parameters)
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
 def read_filters(options: FilterOptions) -> Filters:
@@ -198,6 +276,7 @@ def read_filters(options: FilterOptions) -> Filters:
         SetupError: A value that no turn can have.
     """
     from convbatch.results.filters import Filters
+    from convbatch.session.options import FilterOptions, option_fields
 
     return Filters(**{field.name: getattr(options, field.name) for field, _ in option_fields(FilterOptions)})
 
@@ -265,11 +344,15 @@ def parse_share(text: str) -> float:
 
 def typer_option(*names: str, help: str, **more: Any) -> Any:
     """Return a Typer option that an environment variable can set as well."""
+    from convbatch.session.options import OptionSpec
+
     return _option(OptionSpec(names, help), **more)
 
 
 def _by_panel(kind: type) -> list[tuple[Field[Any], OptionSpec]]:
     """Fields by panel: `--help` prints panels in the order in which their first option comes."""
+    from convbatch.session.options import PANELS, option_fields
+
     panels = (None, *PANELS)
     return sorted(option_fields(kind), key=lambda pair: panels.index(pair[1].panel))
 
@@ -318,6 +401,8 @@ def _cli_type(field: Field[Any], spec: OptionSpec) -> Any:
 
 def _read_options(kind: type[OptionsT], ctx: typer.Context, values: dict[str, Any]) -> OptionsT:
     """Return the options that these values of a command's parameters stand for."""
+    from convbatch.session.options import option_fields
+
     given = {field.name: _from_cli(field, spec, values[field.name]) for field, spec in option_fields(kind)}
     if hasattr(kind, "from_environment"):
         given["from_environment"] = _from_environment(ctx)
@@ -326,6 +411,8 @@ def _read_options(kind: type[OptionsT], ctx: typer.Context, values: dict[str, An
 
 def _from_cli(field: Field[Any], spec: OptionSpec, value: Any) -> Any:
     if spec.seconds:
+        from convbatch.session.options import parse_seconds
+
         return parse_seconds(value, spec.long_name)
     if _is_list(field):  # an environment variable, split at its commas, arrives as text
         return tuple(map(Path, value or ())) if Path in get_args(field.type) else tuple(value or ())

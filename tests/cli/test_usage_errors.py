@@ -13,6 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from convbatch.cli.main import app
+from convbatch.cli.options import body_of
 from convbatch.cli.usage_errors import number_problem, odd_dash, unknown_option
 from tests.support.tables import each
 
@@ -157,7 +158,8 @@ def _help_texts(name: str) -> list[str | None]:
         return ["Print the version and exit."]
     function = next(each_one.callback for each_one in app.registered_commands if _name_of(each_one) == name)
     assert function is not None
-    return [parameter.default.help for parameter in get_params_from_function(function).values() if _has_help(parameter)]
+    parameters = get_params_from_function(body_of(function)).values()
+    return [parameter.default.help for parameter in parameters if _has_help(parameter)]
 
 
 def _name_of(registered: Any) -> str:
