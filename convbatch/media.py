@@ -10,6 +10,8 @@ import re
 import struct
 from typing import Literal, NamedTuple
 
+from convbatch.lazy_regex import lazy_regex
+
 MediaKind = Literal["image", "audio", "video", "document"]
 HEAD_BYTES = 8 * 2**10
 """How much of a content `media_type_of` needs."""
@@ -126,7 +128,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (rb".{0,1024}?%PDF-\d", "pdf"),
     (rb"\{\\rtf", "rtf"),
 )
-_PATTERNS = tuple((re.compile(pattern, re.DOTALL), extension) for pattern, extension in _MAGIC)
+_PATTERNS = tuple((lazy_regex(pattern, re.DOTALL), extension) for pattern, extension in _MAGIC)
 _OFFICE = {b"word/": "docx", b"xl/": "xlsx", b"ppt/": "pptx"}
 _SVG = re.compile(rb"\s*(?:<\?xml.{0,512}?\?>|<!--.{0,1024}?-->|<!DOCTYPE.{0,512}?>|\s)*<svg[\s>]", re.DOTALL)
 _ALSO_AUDIO = {"mp4": "m4a", "webm": "weba", "mkv": "weba", "ogv": "ogg", "3gp": "m4a"}

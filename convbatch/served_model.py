@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
+from convbatch.lazy_regex import lazy_regex
+
 Aliases: TypeAlias = Mapping[str, Sequence[str]]
 """Asked name → names under which a gateway may serve it; globs on both sides, case-insensitive."""
 ServedMatch = Literal["same", "dated", "alias", "latest", "other"]
@@ -24,19 +26,19 @@ _DATE = (
     rf"(?:20\d\d-{_MONTH}-{_DAY}|20\d\d{_MONTH}{_DAY}|2\d{_MONTH}{_DAY}|{_MONTH}{_DAY}|2\d{_MONTH}|{_MONTH}-{_DAY}"
     rf"|{_MONTH}-20\d\d|20\d\d-{_MONTH})"
 )
-_DATED = re.compile(rf"-(?:{_DATE}|0\d\d)")
+_DATED = lazy_regex(rf"-(?:{_DATE}|0\d\d)")
 # Only Google names snapshots of a released model so; elsewhere (o1, o1-preview) a preview is another model.
-_DATED_PREVIEW = re.compile(rf"-(?:preview|exp)-{_DATE}")
-_QUANTISATION = re.compile(r"[-._](?:ud-)?(?:i?q\d\w*|b?f(?:p?\d+)\w*|mxfp\d\w*|int\d+)")
+_DATED_PREVIEW = lazy_regex(rf"-(?:preview|exp)-{_DATE}")
+_QUANTISATION = lazy_regex(r"[-._](?:ud-)?(?:i?q\d\w*|b?f(?:p?\d+)\w*|mxfp\d\w*|int\d+)")
 
-_VENDOR = re.compile(
+_VENDOR = lazy_regex(
     r"(?:(?:us|eu|apac|jp|au|ca|global|us-gov)\.)?(?:ai21|amazon|anthropic|cohere|meta|mistral|openai)\."
 )
-_REVISION = re.compile(r"-v\d+:\d+$")  # Bedrock: claude-3-5-sonnet-20241022-v2:0
-_ROUTE = re.compile(r":(?:free|nitro|floor|online|extended|exacto|thinking|latest|beta|default)$")
-_WEIGHTS = re.compile(r"(?:-\d{5}-of-\d{5})?\.(?:gguf|ggml|safetensors)$")
-_CLAUDE = re.compile(r"claude-(\d+(?:-\d{1,2})?)-([a-z]+)(?![a-z])")
-_VERSION = re.compile(r"v?\d+|preview|exp")
+_REVISION = lazy_regex(r"-v\d+:\d+$")  # Bedrock: claude-3-5-sonnet-20241022-v2:0
+_ROUTE = lazy_regex(r":(?:free|nitro|floor|online|extended|exacto|thinking|latest|beta|default)$")
+_WEIGHTS = lazy_regex(r"(?:-\d{5}-of-\d{5})?\.(?:gguf|ggml|safetensors)$")
+_CLAUDE = lazy_regex(r"claude-(\d+(?:-\d{1,2})?)-([a-z]+)(?![a-z])")
+_VERSION = lazy_regex(r"v?\d+|preview|exp")
 
 
 def served_as_asked(asked: str, served: str | None, aliases: Aliases = NO_ALIASES) -> bool | None:

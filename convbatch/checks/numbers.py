@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from convbatch.checks.safe_regex import CheckError, quote_excerpt
+from convbatch.lazy_regex import lazy_regex
 
 LOCALES = ("en", "de", "in")
 """How digits are grouped: `1,234.5`, `1.234,5`, `12,34,567.5`. Without a locale numbers are read as in `en`."""
@@ -71,43 +72,43 @@ def _last_match(plain: str) -> list[re.Match[str]]:
 
 # Rewriting a reply to one plain notation
 
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufe00-\ufe0f]")
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#x[\da-fA-F]{1,6}|[a-zA-Z]{2,10}\d{0,2});")
-_HTML = ((re.compile(r"(?i)<sup>"), "^"), (re.compile(r"(?i)<sub>"), "_"))
+_INVISIBLE = lazy_regex("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufe00-\ufe0f]")
+_ENTITY = lazy_regex(r"&(?:#\d{1,7}|#x[\da-fA-F]{1,6}|[a-zA-Z]{2,10}\d{0,2});")
+_HTML = ((lazy_regex(r"(?i)<sup>"), "^"), (lazy_regex(r"(?i)<sub>"), "_"))
 _CHARACTERS = str.maketrans(
     {"﹣": "-", "－": "-", "−": "-", "‐": "-", "‑": "-", "‒": "–", "＋": "+", "﹢": "+", "％": "%", "﹪": "%"}
     | {"＄": "$", "﹩": "$", "￥": "¥", "￡": "£", "￦": "₩", "．": ".", "﹒": ".", "٫": ".", "٬": ",", "﹐": ","}
     | {"：": ":", "／": "/", "⁄": "/", "∕": "/", "＾": "^", "＊": "*", "＿": "_", "’": "'", "＇": "'", "ʼ": "'"}
     | {"＝": "=", "（": "(", "）": ")", "\t": " ", "Ｅ": "E", "ｅ": "e"}
 )
-_WIDE_COMMA = re.compile(r"(?<=[０-９])，(?=[０-９])")
-_WIDE_DIGIT = re.compile(r"[^\x00-\x7f]")
+_WIDE_COMMA = lazy_regex(r"(?<=[０-９])，(?=[０-９])")
+_WIDE_DIGIT = lazy_regex(r"[^\x00-\x7f]")
 _LATEX = (
-    (re.compile(r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\(?:displaystyle|limits|big|Big)(?![a-zA-Z])"), ""),
-    (re.compile(r"(?<![a-zA-Z])\{\s*([,.'])\s*\}"), r"\1"),
-    (re.compile(r"\\!|\\/|\\allowbreak(?![a-zA-Z])|\{\}"), ""),
-    (re.compile(r"(?<=\d)(?:\\[,;:>]|\\ |\\thinspace ?|\{\\,\})(?=\d)"), _THIN),
-    (re.compile(r"(?<=\d)!(?=\s*(?:\}|\$(?!\d)|\\[)\]]))"), r"\\factorial "),
-    (re.compile(r"\\[,;:> ]|\\(?:thinspace|quad|qquad|enspace|hspace\{[^{}]{0,20}\})(?![a-zA-Z])"), " "),
-    (re.compile(r"\\([$%#&_])"), r"\1"),
-    (re.compile(r"\\(?:[()\[\]]|\\)"), " "),
-    (re.compile(r"\^\s*\{?\s*\\circ(?![a-zA-Z])\s*\}?|\\(?:degree|textdegree)(?![a-zA-Z])"), "°"),
-    (re.compile(r"\\(?:euro|EUR|pounds)(?![a-zA-Z])"), "€"),
-    (re.compile(r"\\mbox|\\fbox"), r"\\text"),
+    (lazy_regex(r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\(?:displaystyle|limits|big|Big)(?![a-zA-Z])"), ""),
+    (lazy_regex(r"(?<![a-zA-Z])\{\s*([,.'])\s*\}"), r"\1"),
+    (lazy_regex(r"\\!|\\/|\\allowbreak(?![a-zA-Z])|\{\}"), ""),
+    (lazy_regex(r"(?<=\d)(?:\\[,;:>]|\\ |\\thinspace ?|\{\\,\})(?=\d)"), _THIN),
+    (lazy_regex(r"(?<=\d)!(?=\s*(?:\}|\$(?!\d)|\\[)\]]))"), r"\\factorial "),
+    (lazy_regex(r"\\[,;:> ]|\\(?:thinspace|quad|qquad|enspace|hspace\{[^{}]{0,20}\})(?![a-zA-Z])"), " "),
+    (lazy_regex(r"\\([$%#&_])"), r"\1"),
+    (lazy_regex(r"\\(?:[()\[\]]|\\)"), " "),
+    (lazy_regex(r"\^\s*\{?\s*\\circ(?![a-zA-Z])\s*\}?|\\(?:degree|textdegree)(?![a-zA-Z])"), "°"),
+    (lazy_regex(r"\\(?:euro|EUR|pounds)(?![a-zA-Z])"), "€"),
+    (lazy_regex(r"\\mbox|\\fbox"), r"\\text"),
     (
-        re.compile(
+        lazy_regex(
             r"\\(?:approx|sim|simeq|cong|equiv|to|implies|Rightarrow|rightarrow|longrightarrow|iff|therefore"
             r"|leq|geq|leqslant|geqslant|le|ge|lt|gt|neq|ne|colon|ldots|dots)(?![a-zA-Z])"
         ),
         " ≈ ",
     ),
 )
-_TEXT_COMMAND = re.compile(
+_TEXT_COMMAND = lazy_regex(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|normal)|bm|boldsymbol|operatorname|underline|num)"
     r"\s*\{([^{}]{0,400})\}"
 )
-_BOX = re.compile(r"\\boxed\s*\{([^{}]{0,4000})\}")
-_UNIT_POWER = re.compile(r"(?<=[\d ])((?:[kcdmnµμ]?m|ft|in|yd|(?:k?m|ft)/[sh]))\^\{?([23])\}?(?![\d.,])")
+_BOX = lazy_regex(r"\\boxed\s*\{([^{}]{0,4000})\}")
+_UNIT_POWER = lazy_regex(r"(?<=[\d ])((?:[kcdmnµμ]?m|ft|in|yd|(?:k?m|ft)/[sh]))\^\{?([23])\}?(?![\d.,])")
 
 
 def _rewrite(text: str) -> str:
@@ -145,7 +146,7 @@ def _rewrite_latex(text: str) -> str:
 # Reading one number
 
 _FRACTIONS = "¼-¾⅐-⅞↉"
-_RUN = re.compile(rf"\d+(?:[,.'_{_THIN}]\d+)*(?:[eE][+-]?\d{{1,6}}(?![\w.]))?|[{_FRACTIONS}]")
+_RUN = lazy_regex(rf"\d+(?:[,.'_{_THIN}]\d+)*(?:[eE][+-]?\d{{1,6}}(?![\w.]))?|[{_FRACTIONS}]")
 _GROUPED = {
     "en": rf"[1-9]\d{{0,2}}(?:,\d{{3}})+|[1-9]\d{{0,2}}(?:'\d{{3}})+|[1-9]\d{{0,2}}(?:{_THIN}\d{{3}})+",
     "de": rf"[1-9]\d{{0,2}}(?:\.\d{{3}})+|[1-9]\d{{0,2}}(?:'\d{{3}})+|[1-9]\d{{0,2}}(?:{_THIN}\d{{3}})+",
@@ -153,7 +154,7 @@ _GROUPED = {
 _GROUPED["in"] = r"[1-9]\d?(?:,\d{2})*,\d{3}|" + _GROUPED["en"]
 _UNDERSCORED = r"[1-9]\d{0,2}(?:_\d{3})+"
 _NOTATION = {
-    locale: re.compile(
+    locale: lazy_regex(
         rf"(?:{_UNDERSCORED}|{grouped}|\d+)(?:{'[,]' if locale == 'de' else '[.]'}\d+)?(?:[eE][+-]?\d+)?"
     )
     for locale, grouped in _GROUPED.items()
@@ -172,12 +173,12 @@ def _value(token: _Token, locale: str | None, unit: str | None) -> Decimal:
 
 
 _GROUP_BEFORE = (
-    (re.compile(r"(?:^|[^\d.])[1-9]\d{0,2}(?: \d{3})* $"), "spaces may group its digits"),
-    (re.compile(r"\d，$"), "the comma may group its digits"),
-    (re.compile(r"\d~$"), "the tilde may group its digits or mark a range"),
+    (lazy_regex(r"(?:^|[^\d.])[1-9]\d{0,2}(?: \d{3})* $"), "spaces may group its digits"),
+    (lazy_regex(r"\d，$"), "the comma may group its digits"),
+    (lazy_regex(r"\d~$"), "the tilde may group its digits or mark a range"),
 )
 """What stands before three digits that may be the last group of a longer number."""
-_ABBREVIATION = re.compile(r"(?i)(?<![a-z])(?:rs|no|nr)\.$")
+_ABBREVIATION = lazy_regex(r"(?i)(?<![a-z])(?:rs|no|nr)\.$")
 
 
 def _amount(token: _Token, locale: str | None) -> tuple[Decimal, str]:
@@ -233,21 +234,21 @@ def _hint(locale: str | None) -> str:
 
 _POWERS = "⁰¹²³⁴-⁹⁺-⁽₀-₎"
 _AFTER_UNSURE = (
-    (re.compile(rf"[{_POWERS}]|\s?\^|\*\*\s?\d"), "an exponent or index follows it"),
-    (re.compile(r"\s?\\[a-zA-Z]"), "a LaTeX command follows it"),
-    (re.compile(r"\{"), "a brace follows it"),
-    (re.compile(r"[π√∞]|\s[π√]"), "a symbol follows it"),
-    (re.compile(rf"[ {_THIN}]?[{_FRACTIONS}]"), "a fraction follows it"),
-    (re.compile(r"(?:[kKMBT]|bn|mn|mln|tn|tr|mm)(?![\w/²³])"), "the letters after it may multiply it"),
+    (lazy_regex(rf"[{_POWERS}]|\s?\^|\*\*\s?\d"), "an exponent or index follows it"),
+    (lazy_regex(r"\s?\\[a-zA-Z]"), "a LaTeX command follows it"),
+    (lazy_regex(r"\{"), "a brace follows it"),
+    (lazy_regex(r"[π√∞]|\s[π√]"), "a symbol follows it"),
+    (lazy_regex(rf"[ {_THIN}]?[{_FRACTIONS}]"), "a fraction follows it"),
+    (lazy_regex(r"(?:[kKMBT]|bn|mn|mln|tn|tr|mm)(?![\w/²³])"), "the letters after it may multiply it"),
     (
-        re.compile(
+        lazy_regex(
             r"(?i)[ \u2009-]?(?:mio|mrd|mld|mln|bn|mn|millionen|milliarden?|billionen?|tausend|milliards?|millones"
             r"|milhões|milhão|millón|mille?|mil|тыс|млн|млрд|миллион\w*|миллиард\w*|тысяч\w*)(?![^\W\d_])"
         ),
         "the word after it multiplies it",
     ),
     (
-        re.compile(
+        lazy_regex(
             r"(?i)[ \u2009]?(?:crs?|lacs?|tys|tisíce?|ezer|millió\w*|milliárd\w*|mila|milion[ei]|miliard[iyoa]?"
             r"|milion[yů]?|milyon|milyar|bilhões|bilhão|trilhões|billones|billions de|ribu|juta|miliar|triliun"
             r"|nghìn|ngàn|vạn|triệu|tỷ|tỉ|พัน|หมื่น|แสน|ล้าน|ألف|آلاف|مليون|ملايين|مليار|हज़ार|हजार|लाख|करोड़|करोड़|अरब|grand)(?![^\W\d_])"
@@ -255,22 +256,22 @@ _AFTER_UNSURE = (
         "the word after it multiplies it",
     ),
     (
-        re.compile(
+        lazy_regex(
             r"(?i)[ -](?:thirds|fifths|sixths|sevenths|eighths|ninths|(?:ten|hundred|thousand|million|billion)ths?)\b"
             r"|[ -]?(?:squared|cubed)\b"
         ),
         "the word after it changes it",
     ),
     (
-        re.compile(
+        lazy_regex(
             r"(?i)[ \u2009]?(?:° ?[CF]?|degrees?(?: celsius| fahrenheit)?|grad)? (?:below|under|unter) (?:zero|null)"
         ),
         "the words after it make it negative",
     ),
-    (re.compile(r"[ij](?!\w)"), "the letter after it may make it imaginary"),
-    (re.compile(r"-(?=[ \t]*(?:[)|€$£¥₹]|\n|$))"), "the sign after it may belong to it"),
-    (re.compile(r" [만억](?=[\s원명개]|$)"), "the character after it may multiply it"),
-    (re.compile(r"[만억천백조]|\s?兆|\s?成(?!\w*员)|十"), "the character after it may multiply it"),
+    (lazy_regex(r"[ij](?!\w)"), "the letter after it may make it imaginary"),
+    (lazy_regex(r"-(?=[ \t]*(?:[)|€$£¥₹]|\n|$))"), "the sign after it may belong to it"),
+    (lazy_regex(r" [만억](?=[\s원명개]|$)"), "the character after it may multiply it"),
+    (lazy_regex(r"[만억천백조]|\s?兆|\s?成(?!\w*员)|十"), "the character after it may multiply it"),
 )
 _WORD_SCALES = {
     "hundred": Decimal(100),
@@ -282,9 +283,9 @@ _WORD_SCALES = {
     "trillion": Decimal(10**12),
     "dozen": Decimal(12),
 }
-_WORD_SCALE = re.compile(rf"(?i)[ {_THIN}-]{{0,2}}({'|'.join(_WORD_SCALES)})s?(?![^\W\d_])")
+_WORD_SCALE = lazy_regex(rf"(?i)[ {_THIN}-]{{0,2}}({'|'.join(_WORD_SCALES)})s?(?![^\W\d_])")
 _HAN_SCALES = {"百": 10**2, "千": 10**3, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
-_HAN_SCALE = re.compile(rf"[ {_THIN}]?((?!千[克米瓦卡帕赫焦伏安字比牛升公])[百千万萬亿億]+)(?![分]之)")
+_HAN_SCALE = lazy_regex(rf"[ {_THIN}]?((?!千[克米瓦卡帕赫焦伏安字比牛升公])[百千万萬亿億]+)(?![分]之)")
 
 
 def _scaled(token: _Token, amount: Decimal, locale: str | None, unit: str | None) -> Decimal:
@@ -321,32 +322,32 @@ def _han_scaled(token: _Token, amount: Decimal) -> Decimal:
 # What stands before a number
 
 _CODES = "USD|EUR|GBP|JPY|CNY|RMB|INR|CHF|CAD|AUD|HKD|TWD|KRW|SGD|NZD|SEK|NOK|DKK|PLN|BRL|RUB|MXN|ZAR"
-_CURRENCY = re.compile(
+_CURRENCY = lazy_regex(
     rf"(?:(?:(?<![a-zA-Z])(?:US|HK|NT|CA|AU|NZ|MX|S|A|C|R))?\$+|[€£¢¥₠-⃀฿]|(?<![a-zA-Z])(?:{_CODES}|Rs\.?))[ {_THIN}]?$"
 )
 _DASH = "-–—+"
-_NEGATIVE_WORD = re.compile(r"(?i)(?:(?<![a-z])(?:minus|negative)[ -]|[负負])$")
+_NEGATIVE_WORD = lazy_regex(r"(?i)(?:(?<![a-z])(?:minus|negative)[ -]|[负負])$")
 _MULTIPLIER = "百千万萬亿億"
 _BEFORE_UNSURE = (
-    (re.compile(r"[~≈=]?\^\s?[{(]?$"), "it is an exponent"),
-    (re.compile(r"\\[a-zA-Z]+\*?\s?(?:\[[^\[\]]*\])?(?:\{[^{}]*\})*\{[^{}\\]*$"), "it belongs to a LaTeX command"),
-    (re.compile(r"\\[a-zA-Z]+(?:_[^\s{}]{1,10})?\s?[(|]?\s?$"), "it belongs to a LaTeX command"),
-    (re.compile(r"\}[ ]?$|\}\{[^{}]*$"), "a brace stands before it"),
-    (re.compile(r"[\w)\]}%°] ?[/÷⋅·∙×✕] ?[({]?$|\d ?[xX*] ?$|\*\*$(?<=\d\*\*)"), "it is part of a fraction or product"),
-    (re.compile(r"\d ?[(]?\+ ?$"), "it is part of a sum"),
-    (re.compile(r"[-–][(|]$|[=:(\[≈<>,$] ?[-–] \($"), "the sign before its bracket may belong to it"),
+    (lazy_regex(r"[~≈=]?\^\s?[{(]?$"), "it is an exponent"),
+    (lazy_regex(r"\\[a-zA-Z]+\*?\s?(?:\[[^\[\]]*\])?(?:\{[^{}]*\})*\{[^{}\\]*$"), "it belongs to a LaTeX command"),
+    (lazy_regex(r"\\[a-zA-Z]+(?:_[^\s{}]{1,10})?\s?[(|]?\s?$"), "it belongs to a LaTeX command"),
+    (lazy_regex(r"\}[ ]?$|\}\{[^{}]*$"), "a brace stands before it"),
+    (lazy_regex(r"[\w)\]}%°] ?[/÷⋅·∙×✕] ?[({]?$|\d ?[xX*] ?$|\*\*$(?<=\d\*\*)"), "it is part of a fraction or product"),
+    (lazy_regex(r"\d ?[(]?\+ ?$"), "it is part of a sum"),
+    (lazy_regex(r"[-–][(|]$|[=:(\[≈<>,$] ?[-–] \($"), "the sign before its bracket may belong to it"),
     (
-        re.compile(r"(?i)\b(?:to the power(?: of)?|square root of|root of|sqrt ?\(?) ?$"),
+        lazy_regex(r"(?i)\b(?:to the power(?: of)?|square root of|root of|sqrt ?\(?) ?$"),
         "it is part of a power",
     ),
-    (re.compile(r"[/÷]$"), "a slash stands before it"),
-    (re.compile(r"\d ?:$|\d : $"), "it is part of a time or a ratio"),
-    (re.compile(r"[±∓√∛∜] ?$"), "a symbol before it changes it"),
-    (re.compile(r"(?<!百)分之$|零下 ?$|千分之$"), "the words before it change it"),
-    (re.compile(rf"[{_POWERS}{_FRACTIONS}]$"), "a symbol stands before it"),
-    (re.compile(rf"\d ?[{_MULTIPLIER}]+[零多余]? ?$"), "it continues the number before it"),
-    (re.compile(rf"(?i)\d[ -]?(?:{'|'.join(_WORD_SCALES)})s?,? (?:and )?$"), "it continues the number before it"),
-    (re.compile(r"[^\W\d_]_\{?$"), "it is the index of a name"),
+    (lazy_regex(r"[/÷]$"), "a slash stands before it"),
+    (lazy_regex(r"\d ?:$|\d : $"), "it is part of a time or a ratio"),
+    (lazy_regex(r"[±∓√∛∜] ?$"), "a symbol before it changes it"),
+    (lazy_regex(r"(?<!百)分之$|零下 ?$|千分之$"), "the words before it change it"),
+    (lazy_regex(rf"[{_POWERS}{_FRACTIONS}]$"), "a symbol stands before it"),
+    (lazy_regex(rf"\d ?[{_MULTIPLIER}]+[零多余]? ?$"), "it continues the number before it"),
+    (lazy_regex(rf"(?i)\d[ -]?(?:{'|'.join(_WORD_SCALES)})s?,? (?:and )?$"), "it continues the number before it"),
+    (lazy_regex(r"[^\W\d_]_\{?$"), "it is the index of a name"),
 )
 
 
@@ -373,12 +374,12 @@ def _sign(token: _Token, before: str) -> tuple[str, str]:
 
 
 _SUBTRACTS = (
-    re.compile(r"\d[a-zA-Z]$|[)\]}^/]$|[\^/][({]$"),
-    re.compile(r"(?:^|[^\d])\d+(?:[.,]\d+)? $"),
+    lazy_regex(r"\d[a-zA-Z]$|[)\]}^/]$|[\^/][({]$"),
+    lazy_regex(r"(?:^|[^\d])\d+(?:[.,]\d+)? $"),
 )
 """What a sign touches when it may be an operator."""
-_RANGE = re.compile(r"\d$|\d ?[%‰°€$£¥₹℃℉]+[CF]?$|[^\W\d_]$")
-_HAN_RANGE = re.compile(r"\d[^\x00-\u2e7f]{1,3}$")
+_RANGE = lazy_regex(r"\d$|\d ?[%‰°€$£¥₹℃℉]+[CF]?$|[^\W\d_]$")
+_HAN_RANGE = lazy_regex(r"\d[^\x00-\u2e7f]{1,3}$")
 
 
 def _sign_of(token: _Token, mark: str, left: str, rest: str, *, currency: bool = False) -> tuple[str, str]:

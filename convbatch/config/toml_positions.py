@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+from convbatch.lazy_regex import lazy_regex
+
 KeyPath = tuple[str, ...]
 
 _NAME = r"(?:[A-Za-z0-9_-]+|\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*')"
-_KEY_LINE = re.compile(rf"\s*(?P<key>{_NAME}(?:\s*\.\s*{_NAME})*)\s*=(?P<value>.*)")
-_TABLE_LINE = re.compile(rf"\s*\[\[?\s*(?P<key>{_NAME}(?:\s*\.\s*{_NAME})*)\s*\]\]?\s*(?:#.*)?")
+_KEY_LINE = lazy_regex(rf"\s*(?P<key>{_NAME}(?:\s*\.\s*{_NAME})*)\s*=(?P<value>.*)")
+_TABLE_LINE = lazy_regex(rf"\s*\[\[?\s*(?P<key>{_NAME}(?:\s*\.\s*{_NAME})*)\s*\]\]?\s*(?:#.*)?")
 _ITEM = "\0"
-_STRINGS = re.compile(r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
+_STRINGS = lazy_regex(r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
 
 
 @dataclass(slots=True)

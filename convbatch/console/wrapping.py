@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise, takewhile
 
 from convbatch.console.status_block import cell_width
+from convbatch.lazy_regex import lazy_regex
 
 _WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6"
 _OPENING, _CLOSING = "（「『【《〈〔“‘", "、。，．！？；：）」』】》〉〕”’…"
-WORD = re.compile(rf"[{_OPENING}]*(?:[^\s{_WIDE}]+(?:(?<=\d) %[^\s{_WIDE}]*)?|[{_WIDE}])[{_CLOSING}]*\s*|\S\s*|\s+")
+WORD = lazy_regex(rf"[{_OPENING}]*(?:[^\s{_WIDE}]+(?:(?<=\d) %[^\s{_WIDE}]*)?|[{_WIDE}])[{_CLOSING}]*\s*|\S\s*|\s+")
 """A word with the blanks after it; `5 %` is one. Chinese, Japanese and Korean text may break after every character, but
 no line begins with a closing mark or ends with an opening one."""
-_NUMBER = re.compile(r"\W*\d[\d.,:/-]*")
-_COMMAND = re.compile(r"\s*(next: )?convbatch [a-z]")
-_QUOTED = re.compile(r"`[^`]*`|(?<=: )convbatch [a-z][^;(]*[^;( ]")
+_NUMBER = lazy_regex(r"\W*\d[\d.,:/-]*")
+_COMMAND = lazy_regex(r"\s*(next: )?convbatch [a-z]")
+_QUOTED = lazy_regex(r"`[^`]*`|(?<=: )convbatch [a-z][^;(]*[^;( ]")
 """Commands within a line."""
 _GLUE = "\ue000"
 

@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from convbatch.lazy_regex import lazy_regex
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -54,7 +56,7 @@ def _trailing_comma(text: str, error: json.JSONDecodeError) -> Fault | None:
 
 
 _QUOTES = "“”„‟«»〝〞＂「」『』″"
-_CLOSING = re.compile(rf"[{_QUOTES}](?=\s*[,:}}\]])")
+_CLOSING = lazy_regex(rf"[{_QUOTES}](?=\s*[,:}}\]])")
 _SINGLE_QUOTES = "'‘’‚‛`´＇′"
 _ESCAPE_HINT = r"double each backslash that is meant as such (\\), or use / in paths"
 
@@ -144,10 +146,10 @@ def _word(text: str, error: json.JSONDecodeError) -> Fault | None:
     return None
 
 
-_NUMBER = re.compile(r"[+-]?\.?\d[\w.%:/-]{0,40}(?![\w.%:/-])")
-_START_OF_NUMBER = re.compile(r"[+-]?[\w.-]*\Z")
+_NUMBER = lazy_regex(r"[+-]?\.?\d[\w.%:/-]{0,40}(?![\w.%:/-])")
+_START_OF_NUMBER = lazy_regex(r"[+-]?[\w.-]*\Z")
 _NUMBER_CHARS = 40
-_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_JSON_NUMBER = lazy_regex(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
 def _number(text: str, error: json.JSONDecodeError) -> Fault | None:
@@ -185,8 +187,8 @@ def _plain_number(word: str) -> str | None:
     return plain if _JSON_NUMBER.fullmatch(plain) else None
 
 
-_ELLIPSIS = re.compile(r"\.{2,}|…")
-_PREFIX = re.compile(r"[^{\[\"]{1,80}(?=\[?\{\s*[\"'])")
+_ELLIPSIS = lazy_regex(r"\.{2,}|…")
+_PREFIX = lazy_regex(r"[^{\[\"]{1,80}(?=\[?\{\s*[\"'])")
 
 
 def _stray_text(text: str, error: json.JSONDecodeError) -> Fault | None:
@@ -274,7 +276,7 @@ class Piece:
     error: json.JSONDecodeError | None = None
 
 
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACE = lazy_regex(r"[ \t\r\n]*")
 
 
 def pieces(text: str) -> Iterator[Piece]:

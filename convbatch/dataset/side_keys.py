@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 from convbatch.dataset.formats.builder import DialogueBuilder, role_of
 from convbatch.dataset.jsonl import display_json
 from convbatch.dataset.side_media import media_items
+from convbatch.lazy_regex import lazy_regex
 from convbatch.media import MediaKind
 
 _SYSTEM = {
@@ -97,16 +98,16 @@ _CONTAINERS = {
 }
 """Objects of settings; one without any known setting is bookkeeping."""
 _MEDIA_WORDS = r"(image|img|picture|photo|audio|sound|speech|video|media|attachment|document|pdf)"
-_MEDIA = re.compile(
+_MEDIA = lazy_regex(
     rf"(?:input_|experimental_)?{_MEDIA_WORDS}s?(_(url|uri|path|file|file_?name|data|base64|b64|byte|list|input|content)s?)?|files|file_(ids|urls|paths|data)"
 )
 _FUNCTIONS = {"functions", "function_call", "tools", "tool_choice", "tool_config", "tool_calls"}
-_MATERIAL = re.compile(
+_MATERIAL = lazy_regex(
     r"contexts?|retriev(ed|al)_\w+|passages?|knowledge|background|story|personas?|personality|(few_?shot|icl)(_\w+)?"
     r"|(\w+_)?examples|demonstrations|choices|options|endings|(task_)?instruction"
 )
 """Texts that belong to the question: what it is about, what to choose from, how to answer."""
-_CHOICE = re.compile(r"(?:(?:option|choice|op|ending)_?)?([a-h]|[0-9])")
+_CHOICE = lazy_regex(r"(?:(?:option|choice|op|ending)_?)?([a-h]|[0-9])")
 _CHOICES_HINT = "write them into the text of the question, or remove the keys"
 _TURN_KEYS = ("checks", "settings", "ask")
 
@@ -243,7 +244,7 @@ def _is_material(value: Any) -> bool:
     return isinstance(value, str | list)
 
 
-_FILE_NAME = re.compile(r"(?!\w+://)\S.{0,200}\.\w{2,5}")
+_FILE_NAME = lazy_regex(r"(?!\w+://)\S.{0,200}\.\w{2,5}")
 
 
 def _first_path(value: Any) -> str | None:

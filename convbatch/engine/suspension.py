@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from convbatch.lazy_regex import lazy_regex
 from convbatch.protocols.error_bodies import protocol_of_error
 from convbatch.protocols.wire import MalformedReply, decode_json
 from convbatch.reply import ErrorKind, Failure
@@ -96,25 +97,25 @@ def _other_errors(address: Address, body: bytes | None) -> str:
 
 _RESPONSES = r"[`'\"/]*(?:v1/)?responses\b|Responses API"
 _CHAT = r"[`'\"/]*(?:v1/)?chat[/ ]completions?\b"
-_ONLY_RESPONSES = re.compile(
+_ONLY_RESPONSES = lazy_regex(
     # OpenAI's own texts, and those of gateways; the last is older than Responses and still sent for its models
     rf"only (?:be )?(?:supported|available|used|accessible) (?:in|on|at|via|through|with) (?:the )?(?:{_RESPONSES})"
     rf"|(?:please )?use (?:the )?(?:{_RESPONSES})|did you mean to use (?:{_RESPONSES})"
     rf"|requires? (?:the )?(?:{_RESPONSES})|not a chat model and thus not supported in the {_CHAT}",
     re.IGNORECASE,
 )
-_ONLY_CHAT = re.compile(
+_ONLY_CHAT = lazy_regex(
     rf"only (?:be )?(?:supported|available|used|accessible) (?:in|on|at|via|through|with) (?:the )?{_CHAT}"
     rf"|(?:not supported|cannot be used|not available|unsupported) (?:in|on|at|by|with|via) (?:the )?(?:{_RESPONSES})",
     re.IGNORECASE,
 )
 _PATHS = {
-    "anthropic": re.compile(r"/messages$"),
-    "gemini": re.compile(r":(?:stream)?[gG]enerateContent$"),
-    "openai": re.compile(r"/(?:chat/completions|responses)$"),  # both have the same errors
+    "anthropic": lazy_regex(r"/messages$"),
+    "gemini": lazy_regex(r":(?:stream)?[gG]enerateContent$"),
+    "openai": lazy_regex(r"/(?:chat/completions|responses)$"),  # both have the same errors
 }
-_OPENAI_PATH = re.compile(r"/(?:chat/completions|responses)$")
-_DOUBLED = re.compile(r"(/v\d\w*|/openai|/messages|/chat/completions)(?=.*\1(?:/|$))")
+_OPENAI_PATH = lazy_regex(r"/(?:chat/completions|responses)$")
+_DOUBLED = lazy_regex(r"(/v\d\w*|/openai|/messages|/chat/completions)(?=.*\1(?:/|$))")
 
 
 def _usual_end(address: Address) -> str:
@@ -140,8 +141,8 @@ _REMEDY: Mapping[ErrorKind, tuple[str, str]] = {
         f"compare the name with the gateway's list (`convbatch doctor -g`), {_RESUME}",
     ),
 }
-_NAMES_A_MODEL = re.compile(r"model|模型|channel|渠道|deployment|engine", re.IGNORECASE)
-_SETTINGS = re.compile(
+_NAMES_A_MODEL = lazy_regex(r"model|模型|channel|渠道|deployment|engine", re.IGNORECASE)
+_SETTINGS = lazy_regex(
     r"(?P<temperature>temperature)|(?P<top_p>\btop_?p\b)|(?P<top_k>\btop_?k\b)|(?P<seed>\bseed\b)"
     r"|(?P<max_output_tokens>max_?(?:completion|output|new)?_?tokens)|(?P<stop>[\"'`]stop[\"'`]|stop_?sequences?)"
     r"|(?P<reasoning_effort>reasoning[._]effort)|(?P<thinking_budget>thinking_?budget)"
@@ -150,7 +151,7 @@ _SETTINGS = re.compile(
     re.IGNORECASE,
 )
 _WAYS_OUT = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), change)
+    (lazy_regex(pattern, re.IGNORECASE | re.DOTALL), change)
     for pattern, change in (
         (
             "enable_thinking",
@@ -176,7 +177,7 @@ _WAYS_OUT = tuple(
     )
 )
 """What a refusal says → the change of the config that avoids it; the first that fits."""
-_ROLES = re.compile(
+_ROLES = lazy_regex(
     r"\bsystem[ _-]?(?:role|message|instruction|prompt)|(?:role|['\"`])\W{0,3}(?:system|developer)\b"
     r"|developer (?:role|message|instruction)|roles? must alternate|only .{0,40}\broles? (?:are|is) supported|系统角色",
     re.IGNORECASE,

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from convbatch.lazy_regex import lazy_regex
 from convbatch.protocols.decoding import DONE
 from convbatch.protocols.sse import EventTooLong, SseEvent, SseParser
 from convbatch.protocols.wire import encode_json
@@ -20,13 +21,13 @@ NOT_ASKED = "an event stream that was not asked for"
 _BOM = b"\xef\xbb\xbf"
 _FIELDS_OF_STREAM = ("data:", "event:", "id:", "retry:")
 _STREAM = re.compile(rb"\s*(?::[^\r\n]*[\r\n]\s*)*(?:data|event|id|retry)\s*:")
-_SKIPPED = re.compile(
+_SKIPPED = lazy_regex(
     # comments, fields of an event stream that hold no JSON, `[DONE]`
     r'[\s\0]+|:[^\r\n]*|(?:event|id|retry)\s*:[^\r\n]*|(?:data\s*:)?[ \t]*"?\[DONE\]"?|data\s*:[ \t]*(?=[\r\n{\[]|$)'
 )
-_LINE_OF_JSON = re.compile(r"^[ \t]*(?:data\s*:[ \t]*)?([{\[])", re.MULTILINE)
+_LINE_OF_JSON = lazy_regex(r"^[ \t]*(?:data\s*:[ \t]*)?([{\[])", re.MULTILINE)
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
-_NESTING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
+_NESTING = lazy_regex(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,16 +8,16 @@ Sources are pages and issues read from 2026-11-21 to 2026-11-27, or the source o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Literal
 
+from convbatch.lazy_regex import lazy_regex
 from convbatch.reply import ErrorKind
 
 Vendor = Literal["minimax", "zhipu", "spark", "baidu", "siliconflow", "cloudflare"]
 """Vendors whose errors are numbers; the same number means another thing at another vendor."""
 
-_PUNCTUATION = re.compile(r"[\s_-]+")
+_PUNCTUATION = lazy_regex(r"[\s_-]+")
 
 
 def plain(code: str) -> str:
@@ -53,7 +53,7 @@ REFUSAL_CODES = _codes(
     " ContentPolicyViolationError guardrail_violation guardrail_intervened hooks_failed PROMPT_THREAT_DETECTED"
     " content_blocked content_moderation moderation_failed sensitive flagged",
 )
-REFUSAL_CODE_FORMS = re.compile(
+REFUSAL_CODE_FORMS = lazy_regex(
     r"(?:input|output)(?:text|image|video|audio)?(?:sensitivecontentdetected|riskdetection)"
 )
 """Volcengine Ark: the refused side and medium are part of the code."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 
+from convbatch.lazy_regex import lazy_regex
+
 
 def _texts(*patterns: str) -> re.Pattern[str]:
-    return re.compile("|".join(patterns), re.IGNORECASE)
+    return lazy_regex("|".join(patterns), re.IGNORECASE)
 
 
 # --- refusals of the content -----------------------------------------------------------------------------------------
@@ -422,7 +424,7 @@ NOT_A_LENGTH_TEXT = _texts(
     r"(?<!\+ .)\bmax_(?:completion_|output_|new_)?tokens\b.{0,30}(?:must be|should be|cannot exceed|less than"
     "|greater than|at most|supports at most)",
 )
-TOO_MUCH_ASKED = re.compile(r"\((\d{1,12}) > (\d{1,12}) - \d{1,12}\)")
+TOO_MUCH_ASKED = lazy_regex(r"\((\d{1,12}) > (\d{1,12}) - \d{1,12}\)")
 """vLLM: the requested output against the window less the input; a larger request than the window is a setting."""
 BUSY_TEXT = _texts(
     "overload",

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from convbatch.lazy_regex import lazy_regex
 from convbatch.reply import FinishReason
 
 # All pages read 2026-11-26: https://platform.openai.com/docs/api-reference/chat/object,
@@ -61,26 +62,26 @@ _WORDS: Mapping[FinishReason, str] = {
 _RULES: tuple[tuple[FinishReason, re.Pattern[str]], ...] = (
     (
         "content_filter",
-        re.compile(
+        lazy_regex(
             r"content_?filter|safety|sensitive|moderat|guard_?rail|prohibited|refus|policy|toxic|blocklist|recitation"
             r"|(?:^|_)risk(?:_|$)|unsafe|^blocked_|(?:content|prompt|output|input|response)_(?:was_)?(?:blocked|filtered|rejected)"
         ),
     ),
     (
         "error",
-        re.compile(r"malformed|(?:^|_)(?:error|exception|failed|failure|abort|aborted|timeout|cancell?ed)(?:_|$)"),
+        lazy_regex(r"malformed|(?:^|_)(?:error|exception|failed|failure|abort|aborted|timeout|cancell?ed)(?:_|$)"),
     ),
-    ("length", re.compile(r"(?:^|_)max(?:imum)?_|(?:token|length|context|window)s?_(?:limit|exceeded|reached)")),
-    ("tool_call", re.compile(r"(?:^|_)(?:tool|function)_(?:call|use)")),
-    ("stop", re.compile(r"^(?:stop|eos|end_of)_")),
+    ("length", lazy_regex(r"(?:^|_)max(?:imum)?_|(?:token|length|context|window)s?_(?:limit|exceeded|reached)")),
+    ("tool_call", lazy_regex(r"(?:^|_)(?:tool|function)_(?:call|use)")),
+    ("stop", lazy_regex(r"^(?:stop|eos|end_of)_")),
 )
 
 _PENDING = frozenset({"", "null", "none", "unspecified", "notfinished", "inprogress", "queued"})
 """Values that say that the generation has not finished, or say nothing."""
-_PREFIX = re.compile(r"^(?:finish_?|stop_?)?reason_?(?=[a-z])")
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_NOT_A_WORD = re.compile(r"[^\w -]+")
-_SEPARATORS = re.compile(r"[^a-z0-9]+")
+_PREFIX = lazy_regex(r"^(?:finish_?|stop_?)?reason_?(?=[a-z])")
+_CAMEL = lazy_regex(r"(?<=[a-z0-9])(?=[A-Z])")
+_NOT_A_WORD = lazy_regex(r"[^\w -]+")
+_SEPARATORS = lazy_regex(r"[^a-z0-9]+")
 
 
 def _bare(word: str) -> str:

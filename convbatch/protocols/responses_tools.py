@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from convbatch.dialogue import ToolResult
+from convbatch.lazy_regex import lazy_regex
 from convbatch.protocols.media_parts import media_part
 from convbatch.protocols.tool_history import arguments_text, result_text
 from convbatch.tools import ToolCall
 
-CALL_IDS = re.compile(r".{1,64}", re.DOTALL)
+CALL_IDS = lazy_regex(r".{1,64}", re.DOTALL)
 """What OpenAI takes as the id of a call."""
 _CALLS = ("function_call", "custom_tool_call")
 

@@ -27,15 +27,17 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
+from convbatch.lazy_regex import lazy_regex
+
 _UNIT_S: dict[str, float] = {
     "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0,
     "毫秒": 1e-3, "秒钟": 1.0, "秒": 1.0, "分钟": 60.0, "分": 60.0, "小时": 3600.0, "天": 86400.0,
 }  # fmt: skip
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _GO_UNIT = r"ns|us|µs|μs|ms|s|m|h|d"
-_GO_DURATION = re.compile(rf"(?:{_NUMBER}(?:{_GO_UNIT}))+", re.ASCII)
-_GO_STEP = re.compile(rf"({_NUMBER})({_GO_UNIT})")
-_PLAIN_NUMBER = re.compile(rf"{_NUMBER}", re.ASCII)
+_GO_DURATION = lazy_regex(rf"(?:{_NUMBER}(?:{_GO_UNIT}))+", re.ASCII)
+_GO_STEP = lazy_regex(rf"({_NUMBER})({_GO_UNIT})")
+_PLAIN_NUMBER = lazy_regex(rf"{_NUMBER}", re.ASCII)
 
 # In texts every repetition is bounded, so that a hostile message cannot take seconds.
 _STATED = r"(?<![0-9.])[0-9]{1,12}(?:\.[0-9]{1,12})?"
@@ -44,46 +46,46 @@ _ENGLISH_UNIT = (
     r"(?:milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![A-Za-z])"
     r"|(?:ms|s|m|h|d)(?=[0-9])"
 )
-_ENGLISH = re.compile(
+_ENGLISH = lazy_regex(
     r"(?:retry|try\s+again|retrying|wait|resets?|available|another\s+request)[\s_-]+(?:again\s+)?(?:(?:in|after|for)\s+)?(?:about\s+|another\s+)?"
     rf"((?:{_NEXT}\s?(?:{_ENGLISH_UNIT}),?\s?(?:and\s)?){{1,5}})",
     re.IGNORECASE,
 )
-_WORDED = re.compile(rf"(?:{_NEXT}\s?(?:{_ENGLISH_UNIT}),?\s?(?:and\s)?){{1,5}}", re.IGNORECASE)
-_ENGLISH_STEP = re.compile(rf"({_NEXT})\s?({_ENGLISH_UNIT})", re.IGNORECASE)
+_WORDED = lazy_regex(rf"(?:{_NEXT}\s?(?:{_ENGLISH_UNIT}),?\s?(?:and\s)?){{1,5}}", re.IGNORECASE)
+_ENGLISH_STEP = lazy_regex(rf"({_NEXT})\s?({_ENGLISH_UNIT})", re.IGNORECASE)
 _CHINESE_UNIT = "毫秒|秒钟|秒|分钟|分|小时|天"
 _CHINESE_STEPS = rf"\s?(?:{_CHINESE_UNIT})\s?(?:{_NEXT}\s?(?:{_CHINESE_UNIT})\s?){{0,4}}"
-_CHINESE = re.compile(rf"({_STATED}{_CHINESE_STEPS})(?:之?后|以后)|(?:等待|稍等|等)\s?({_NEXT}{_CHINESE_STEPS})")
-_CHINESE_STEP = re.compile(rf"({_NEXT})\s?({_CHINESE_UNIT})")
+_CHINESE = lazy_regex(rf"({_STATED}{_CHINESE_STEPS})(?:之?后|以后)|(?:等待|稍等|等)\s?({_NEXT}{_CHINESE_STEPS})")
+_CHINESE_STEP = lazy_regex(rf"({_NEXT})\s?({_CHINESE_UNIT})")
 # A quoted upstream body, or a header's name in prose: `"retryDelay": "12s"`, `Retry-After: 5`.
-_QUOTED = re.compile(
+_QUOTED = lazy_regex(
     rf"(?:retry[-_]?delay|retry[-_ ]after)[\\\"']{{0,4}}\s?[:=]\s?[\\\"']{{0,4}}({_NEXT})"
     rf"(?:\s?({_ENGLISH_UNIT})|(?!\s?[0-9A-Za-z-]|\.[0-9]))",
     re.IGNORECASE,
 )
 # A date in a sentence counts only beside a word that says that something ends or begins again then.
-_MOMENT = re.compile(
+_MOMENT = lazy_regex(
     r"(?<!\d)(\d{4})(?:-|/|年)(\d{1,2})(?:-|/|月)(\d{1,2})日?"
     r"(?:(?:T|\s|\sat\s|,\s)\s?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d{1,9})?)?"
     r"\s?(Z\b|UTC\b|GMT\b|[+-]\d{2}:?\d{2}(?!\d)|)(?![0-9A-Za-z_:])|(?![0-9A-Za-z_:]|\s?\d|\sat\s\d|,\s\d))",
     re.IGNORECASE,
 )
-_HTTP_DATE = re.compile(r"(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} (?:GMT|UTC|[+-]\d{4})")
-_CLOCK = re.compile(r"(?<![\d:-])(\d{1,2}):(\d{2})(?::(\d{2}))?\s?([ap]m)?\s?(?:UTC|GMT|Z)\b", re.IGNORECASE)
-_BEFORE_MOMENT = re.compile(
+_HTTP_DATE = lazy_regex(r"(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} (?:GMT|UTC|[+-]\d{4})")
+_CLOCK = lazy_regex(r"(?<![\d:-])(\d{1,2}):(\d{2})(?::(\d{2}))?\s?([ap]m)?\s?(?:UTC|GMT|Z)\b", re.IGNORECASE)
+_BEFORE_MOMENT = lazy_regex(
     # not the end of a plan or of a key, which a refusal may mention
     r"(?:reset|again|retry|available|regain|restor|recover|resum|refresh|until|unblock|lift|重置|恢复|刷新|解除|等到"
     r"|(?<!plan )(?<!subscription )(?<!key )(?<!token )(?:renew|expires?))"
     r"[^.;。；]{0,40}$",
     re.IGNORECASE,
 )
-_AFTER_MOMENT = re.compile(
+_AFTER_MOMENT = lazy_regex(
     r"^\s?(?:时|点)?(?:之?后|以后)?.{0,6}(?:重置|恢复|刷新|解除|解封|再试|重试|更新)|^\s?(?:之?后|以后)"
 )
-_CHINESE_CHARACTER = re.compile("[\u4e00-\u9fff]")
+_CHINESE_CHARACTER = lazy_regex("[\u4e00-\u9fff]")
 _BEIJING = timezone(timedelta(hours=8))
 _ASKED_SECONDS = ("retry_after", "retry_after_seconds", "retryAfter", "retryAfterSeconds", "retry_after_s")
-_RATE_LIMIT_PARAMETER = re.compile(r"\b(r|t|remaining|reset)\s?=\s?(\d{1,12})\b", re.IGNORECASE)
+_RATE_LIMIT_PARAMETER = lazy_regex(r"\b(r|t|remaining|reset)\s?=\s?(\d{1,12})\b", re.IGNORECASE)
 _TEXT_LIMIT = 8_000
 _EPOCH_MS = 1e11
 _EPOCH_S = 1e9

@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from convbatch.lazy_regex import lazy_regex
 from convbatch.protocols.retry_after import duration_s
 from convbatch.reply import StatedLimit, StatedLimits
 
@@ -29,32 +30,32 @@ _LONGEST_WINDOW_S = 60.0
 _LONGEST_RESET_S = 70.0
 """A minute's limit is never reset later than this; a longer reset belongs to a day."""
 _UNITS_S = {"sec": 1.0, "min": 60.0, "hou": 3600.0, "day": 86_400.0}
-_OF_A_DIMENSION = re.compile(
+_OF_A_DIMENSION = lazy_regex(
     r"x-ratelimit-limit-(?P<a>requests?|req|tokens?|input-tokens)(?:-(?P<unit>second|minute|hour|day))?"
     r"|anthropic-ratelimit-(?P<b>requests|tokens|input-tokens)-limit"
 )
 _POLICY_NAMES = frozenset({"ratelimit-policy", "ratelimit-limit", "x-ratelimit-limit", "x-ratelimit-policy"})
-_POLICY = re.compile(r"(?:\bq\s{0,3}=\s{0,3}|(?<![\w.=]))(\d{1,9})\s{0,3};[^,]{0,80}?\bw\s{0,3}=\s{0,3}(\d{1,6})")
-_COUNT = re.compile(r"[1-9]\d{0,9}", re.ASCII)
+_POLICY = lazy_regex(r"(?:\bq\s{0,3}=\s{0,3}|(?<![\w.=]))(\d{1,9})\s{0,3};[^,]{0,80}?\bw\s{0,3}=\s{0,3}(\d{1,6})")
+_COUNT = lazy_regex(r"[1-9]\d{0,9}", re.ASCII)
 _TEXT_LIMIT = 20_000
 
 # "on tokens per min (TPM): Limit 30000, Used …", "on requests per min. Limit: 3 / min", "limit of 50,000 input tokens
 # per minute"
-_WORDED = re.compile(
+_WORDED = lazy_regex(
     r"\bon (?P<a>requests|tokens) per (?P<unit_a>sec|min|hour|day)\w{0,4}\s?(?:\([A-Z]{2,5}\))?[:.]?"
     r"\s?Limit:? (?P<count_a>\d[\d,]{0,12})"
     r"|\blimit of (?P<count_b>\d[\d,]{0,12}) (?:input )?(?P<b>requests|tokens) per (?P<unit_b>sec|min|hour|day)",
     re.IGNORECASE,
 )
-_GOOGLE = re.compile(
+_GOOGLE = lazy_regex(
     r'"quotaId"\s{0,4}:\s{0,4}"(?P<id>[\w-]{1,120}PerMinute[\w-]{0,120})"[^{}]{0,400}(?:\{[^{}]{0,400}\}[^{}]{0,200})?'
     r'"quotaValue"\s{0,4}:\s{0,4}"?(?P<count>\d{1,9})'
 )
-_CONCURRENCY = re.compile(r"concurren|simultaneous|in parallel|并发|同时", re.IGNORECASE)
-_REQUESTS = re.compile(
+_CONCURRENCY = lazy_regex(r"concurren|simultaneous|in parallel|并发|同时", re.IGNORECASE)
+_REQUESTS = lazy_regex(
     r"requests? per|_requests\b|RequestsPer|(?<![A-Za-z])RP[MS](?![A-Za-z])|每分钟请求|请求次数", re.IGNORECASE
 )
-_TOKENS = re.compile(
+_TOKENS = lazy_regex(
     r"tokens?[ /_]?(?:per|/|limit|quota|rate|count)|TokensPer|(?<![A-Za-z])[IO]?TPM(?![A-Za-z])|token.{0,6}限",
     re.IGNORECASE,
 )

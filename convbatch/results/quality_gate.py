@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from convbatch.dataset.reader import count_of
 from convbatch.errors import SetupError
+from convbatch.lazy_regex import lazy_regex
 
 if TYPE_CHECKING:
     from convbatch.results.summary import TargetSummary
 
-_PASS_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)\s*")
+_PASS_RATE = lazy_regex(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)\s*")
 
 
 class QualityGate(NamedTuple):

@@ -13,6 +13,7 @@ from convbatch.console.status_block import cell_width
 from convbatch.console.text import columns_of, printable_lines
 from convbatch.console.wrapping import cut
 from convbatch.engine.call import Call
+from convbatch.lazy_regex import lazy_regex
 from convbatch.redaction import redact
 from convbatch.reply import Attempt, Failure, Reply
 
@@ -22,7 +23,7 @@ PIPE_COLUMNS = 80
 _INDENT = 11
 _SHORTEST_ID = 20
 """A long id of a dialogue is cut to what the other names leave, but not below this."""
-_PIECES = re.compile(r"\n|[^\S\n]+|[^\s\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef]+|.", re.DOTALL)
+_PIECES = lazy_regex(r"\n|[^\S\n]+|[^\s\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef]+|.", re.DOTALL)
 """What a line may be broken between: words, and single wide characters."""
 
 
