@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 
-OBJECTS_BETWEEN_COLLECTIONS = 50_000
+OBJECTS_BETWEEN_COLLECTIONS = 150_000
 
 
 def main() -> None:

@@ -34,10 +34,17 @@ class TomlPositions:
     _found: dict[KeyPath, int]
     _last_items: dict[KeyPath, int]
     _text: list[str]
+    _is_read: bool
 
     def __init__(self, text: str) -> None:
         self._found, self._last_items = {}, {}
         self._text = text.split("\n")
+        self._is_read = False
+
+    def _read(self) -> None:
+        """Find all keys; only when a line is asked for, because of the shipped presets none is."""
+        self._is_read = True
+        text = "\n".join(self._text)
         table: KeyPath = ()
         value = _Value(())
         # Strings and comments are replaced by spaces first (newlines stay), so that characters in them do not count.
@@ -74,6 +81,8 @@ class TomlPositions:
 
     def of(self, path: KeyPath, *, containing: str | None = None) -> int | None:
         """Return the line of a key, else of its table; with `containing`, the first line from there with that text."""
+        if not self._is_read:
+            self._read()
         line = next((self._found[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._found), None)
         if line is None or containing is None:
             return line
