@@ -244,7 +244,7 @@ def test_help_imports_no_large_library() -> None:
         "print('LOADED', *[name for name in large if name in sys.modules], *sorted(ours))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
-    loaded = "cli", "cli.main", "cli.options", "errors", "exit_codes"
+    loaded = "cli", "cli.conversion", "cli.main", "cli.options", "errors", "exit_codes"
     assert done.stdout.splitlines()[-1] == " ".join(["LOADED", *(f"convbatch.{name}" for name in loaded)])
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from convbatch.cli.conversion import convert_directly
 from convbatch.errors import nearest
 from convbatch.exit_codes import ExitCode
 
@@ -53,6 +54,7 @@ class _Helpful:
         above: Any = super()
         params: list[Any] = above.get_params(ctx)
         for param in params:
+            convert_directly(param)
             if getattr(param, "is_flag", False):
                 param.metavar = ""  # Typer would print <bool>
         return params

@@ -34,6 +34,7 @@ from convbatch.config.validators import (
     Validator,
     secret_holder,
 )
+from convbatch.dataset.plain import is_plain_settings
 from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Settings
 from convbatch.errors import InputError, Place, Problem, did_you_mean, nearest
 from convbatch.paths import expand_home
@@ -376,6 +377,8 @@ class _Reader:
         return Settings.from_plain(known) if len(self.problems) == before else NO_SETTINGS
 
     def _check_settings(self, plain: dict[str, Any], path: KeyPath) -> None:
+        if is_plain_settings(plain):
+            return
         from pydantic import ValidationError
 
         try:
@@ -557,7 +560,7 @@ def _settings_adapter() -> TypeAdapter[Any]:
     """Return the schema of settings, that of the dataset; pydantic is imported only when it is needed."""
     from pydantic import TypeAdapter
 
-    from convbatch.dataset.schema import SettingsForm
+    from convbatch.dataset.forms import SettingsForm
 
     return TypeAdapter(SettingsForm)
 

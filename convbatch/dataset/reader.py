@@ -323,7 +323,7 @@ class _Ids:
 
 
 def _issues_of(plain: dict[str, Any]) -> list[Issue]:
-    from convbatch.dataset.schema import issues_of  # imports pydantic, which is slow: only when a dataset is read
+    from convbatch.dataset.schema import issues_of  # many modules: only when a dataset is read
 
     return issues_of(plain)
 

@@ -1,7 +1,7 @@
 """Validate a dialogue in the canonical format: one JSON value to a list of all its issues.
 
-Pydantic validates types and keys (importing this module imports pydantic, which is slow: import it where a dataset is
-read, not at the top of a module); rules between keys are functions below. No files are read, not even media.
+Pydantic validates types and keys (`forms.py`) of what is not usual (`plain.py`); rules between keys are functions
+below. No files are read, not even media.
 """
 
 from __future__ import annotations
@@ -10,130 +10,28 @@ import base64
 import binascii
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NotRequired, cast
-
-from pydantic import (
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    TypeAdapter,
-    ValidationError,
-    with_config,
-)
-from pydantic_core import ErrorDetails
-from typing_extensions import TypedDict  # before Python 3.12 pydantic requires this one instead of typing.TypedDict
+from typing import TYPE_CHECKING, Any, cast
 
 from convbatch.checks.builtin import CHECKS, is_number, is_text, normalize_problem, time_limit_problem
 from convbatch.checks.values import MODIFIERS, CheckSite
 from convbatch.dataset.foreign_checks import KIND_KEYS, absent_kind, check_name, translated
 from convbatch.dataset.jsonl import display_json, excerpt
+from convbatch.dataset.plain import is_plain_dialogue
 from convbatch.dataset.tool_rules import call_issues, declaration_issues, result_issues
 from convbatch.errors import Issue, did_you_mean, nearest
 from convbatch.media import DETAILS, kind_named
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
-
-
-# A pattern is validated in pydantic's compiled code; a Python function here would take longer than all the rest.
-Text = Annotated[str, StringConstraints(pattern=r"\S")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-@with_config(_STRICT)
-class PartForm(TypedDict, total=False):
-    """One part of a user message; `_part_problem` checks which keys go together."""
-
-    text: str
-    image: Text
-    audio: Text
-    video: Text
-    document: Text
-    data: Text
-    mime_type: Text
-    uri: Text
-    detail: Text
-
-
-@with_config(_STRICT)
-class SettingsForm(TypedDict, total=False):
-    """Generation settings. Bounds refuse only values that no gateway accepts."""
-
-    temperature: Annotated[Finite, Field(ge=0)]
-    top_p: Annotated[Finite, Field(ge=0, le=1)]
-    top_k: Annotated[int, Field(ge=-1)]
-    max_output_tokens: Annotated[int, Field(ge=1)]
-    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1)]
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
-    thinking_budget: Annotated[int, Field(ge=-1)]
-    thinking_level: Text
-    reasoning_effort: Text
-    include_thoughts: bool
-    response_schema: dict[str, Any]
-    safety: dict[str, Text]
-    logprobs: Annotated[int, Field(ge=0, le=20)]
-    service_tier: Text
-    cache: Literal["auto", "off", "1h"]
-    extra: dict[str, Any]
-
-
-def _user_kind(value: Any) -> str:
-    return "text" if isinstance(value, str) else "parts"
-
-
-UserForm = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[list[PartForm], Field(min_length=1), Tag("parts")],
-    Discriminator(_user_kind),
-]
-
-
-@with_config(_STRICT)
-class TurnForm(TypedDict):
-    """One exchange."""
-
-    user: UserForm
-    assistant: NotRequired[Text]
-    tool_calls: NotRequired[list[Any]]
-    ask: NotRequired[bool]
-    checks: NotRequired[list[dict[str, Any]]]
-    settings: NotRequired[SettingsForm]
-
-
-@with_config(_STRICT)
-class ToolForm(TypedDict):
-    """A function declaration."""
-
-    name: Text
-    description: NotRequired[str]
-    parameters: NotRequired[dict[str, Any]]
-
-
-@with_config(_STRICT)
-class DialogueForm(TypedDict):
-    """One line of a dataset in the canonical form."""
-
-    turns: Annotated[list[TurnForm], Field(min_length=1)]
-    id: NotRequired[Text]
-    system: NotRequired[Text]
-    tags: NotRequired[list[Text]]
-    settings: NotRequired[SettingsForm]
-    checks: NotRequired[list[dict[str, Any]]]
-    tools: NotRequired[list[ToolForm]]
-    tool_results: NotRequired[dict[str, Any]]
-    max_steps: NotRequired[Annotated[int, Field(ge=1, le=100)]]
-    meta: NotRequired[dict[str, Any]]
-
-
-_ADAPTER: TypeAdapter[DialogueForm] = TypeAdapter(DialogueForm)
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def issues_of(value: Mapping[str, Any]) -> list[Issue]:
     """Return all issues of one canonical dialogue, in the order of its turns; empty when it is valid."""
-    try:
-        _ADAPTER.validate_python(value)
-    except ValidationError as error:
-        return _issues_of_broken(value, error.errors(include_url=False))
+    if not is_plain_dialogue(value):
+        from convbatch.dataset.forms import shape_errors
+
+        if details := shape_errors(value):
+            return _issues_of_broken(value, details)
     return _rule_issues(value, broken_turns=frozenset())
 
 
@@ -151,11 +49,13 @@ def _issues_of_broken(value: Mapping[str, Any], details: Sequence[ErrorDetails])
 
 def _without_misspelt(details: Sequence[ErrorDetails]) -> Iterator[ErrorDetails]:
     """Leave out that a key is missing where an unknown key beside it is that key, misspelt."""
+    from convbatch.dataset.forms import KEYS
+
     misspelt: set[tuple[tuple[int | str, ...], str | None]] = set()
     for detail in details:
         if detail["type"] == "extra_forbidden":
             place, path = _split(detail["loc"])
-            known = _KEYS[_container(path[:-1], in_turn=place is not None)]
+            known = KEYS[_container(path[:-1], in_turn=place is not None)]
             misspelt.add((detail["loc"][:-1], nearest(str(path[-1]), known)))
     return (one for one in details if one["type"] != "missing" or (one["loc"][:-1], one["loc"][-1]) not in misspelt)
 
@@ -182,14 +82,6 @@ def _rule_issues(value: Mapping[str, Any], *, broken_turns: frozenset[int]) -> l
 
 # Types and keys: pydantic's errors as issues.
 
-_KNOWN: tuple[tuple[type, str], ...] = (
-    (DialogueForm, "dialogue"),
-    (TurnForm, "turn"),
-    (SettingsForm, "settings"),
-    (PartForm, "part"),
-    (ToolForm, "tool"),
-)
-_KEYS = {name: tuple(form.__annotations__) for form, name in _KNOWN}
 _MUST_BE = {
     "string_type": "must be text",
     "int_type": "must be a whole number",
@@ -207,11 +99,13 @@ _MUST_BE = {
 
 
 def _shape_issue(detail: ErrorDetails) -> Issue:
+    from convbatch.dataset.forms import KEYS
+
     loc = detail["loc"]
     place, path = _split(loc)
     kind = detail["type"]
     if kind == "extra_forbidden":
-        known = _KEYS[_container(path[:-1], in_turn=place is not None)]
+        known = KEYS[_container(path[:-1], in_turn=place is not None)]
         return Issue(
             what=f"unknown key {display_json(path[-1])}" + _inside(path[:-1]),
             field=place,
