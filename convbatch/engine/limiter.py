@@ -14,13 +14,14 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
-
-from aiolimiter import AsyncLimiter
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from convbatch.engine.pace import WINDOW_S, LearnedPace
 from convbatch.engine.quota import Booking, Day, TokenWindow, derated_rate, seconds_until_drained
 from convbatch.engine.throttling import Breaker, Dimension, Pause, Signal, Window
+
+if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
 
 MAX_HINT_S = 24 * 3600.0
 _TOKEN_WINDOW_S = 60.0
@@ -356,6 +357,8 @@ class RateLimiter:
         self._swing(f"the gateway allows {_rate_text(limit)}", now)
 
     def _set_rate(self, rates: Sequence[tuple[int, float]], jitter_s: float) -> None:
+        from aiolimiter import AsyncLimiter  # it reads the metadata of its package: only for a configured rate
+
         burst, per_second = derated_rate(rates, jitter_s)
         self._rate = AsyncLimiter(burst, burst / per_second)
         self._slot_s = 1 / per_second + _RATE_SLACK_S

@@ -13,9 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TextIO, cast
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 from convbatch.console.status_block import StatusBlock, can_repaint
 from convbatch.console.text import columns_of, printable
@@ -39,6 +37,9 @@ from convbatch.session.status_lines import (
     screen_lines,
 )
 from convbatch.session.time_left import Pace
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 PLAIN_EVERY_S = 30.0
 NAMED_EVERY_S = 60.0
@@ -387,6 +388,8 @@ class ReadingBar:
         if not self._enabled or total < 4_000_000:
             return
         if self._bar is None:
+            from tqdm import tqdm
+
             self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="reading", file=self._stream, leave=False)
         self._bar.set_postfix_str(f"{dialogues:,} dialogues", refresh=False)
         self._bar.update(done - self._bar.n)

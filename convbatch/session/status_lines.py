@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from tqdm import tqdm
-
 from convbatch.console.status_block import cell_width
 
 DOWN, SUSPENDED = 4, 5
@@ -166,6 +164,8 @@ def _total_line(run: RunStatus, width: int) -> str:
     count = _count(run.done, run.planned)
     number = _Fact(f"{count} {run.unit}s", count, _percent(run))
     bar, speed = _Fact(_bar(run), _percent(run)), _Fact(_speed(run))
+    from tqdm import tqdm
+
     elapsed = _Fact(tqdm.format_interval(run.elapsed_s))
     facts = [number, bar, elapsed, stopping, in_flight, failed, speed, spent, left]
     drop = [speed, bar, elapsed, bar, number, in_flight, spent, failed, left, number, stopping, number]
@@ -252,6 +252,8 @@ def _percent(run: RunStatus) -> str:
 def _bar(run: RunStatus) -> str:
     if not run.planned:
         return ""
+    from tqdm import tqdm
+
     bar = tqdm.format_meter(run.done, run.planned, 0, ncols=_BAR_CELLS, bar_format="|{bar}|", ascii=True)
     return f"{_percent(run)} {bar}"
 
