@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+
+from benchmarks.flame import WIDTH, drawn, own_shares
 
 ROOT = Path(__file__).parent.parent
 ROW = re.compile(r"^ *(\S.*?  +\S.*?)  +\S.*?  +\S.*?  +(\d[\d.]*)(?:  +[<>].*)?$")
@@ -40,6 +44,26 @@ def test_without_a_peer_the_message_has_the_line_that_installs_them(tmp_path: Pa
     assert done.returncode == 1
     assert f"error: {tmp_path / 'no-python'} has none of the peers" in done.stderr
     assert "pip install -r benchmarks/peers.txt" in done.stderr
+
+
+def test_without_a_profiler_the_message_has_the_line_that_installs_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.flame", "start", str(tmp_path / "a.svg"), "--py-spy", "no-py-spy"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: no no-py-spy; install it with: pip install py-spy\n")
+
+
+def test_a_box_of_a_picture_is_as_wide_as_its_share() -> None:
+    stacks = Counter(
+        {("main (convbatch/a.py)", "read (aiohttp/b.py)", "loads (json.py)"): 30, ("main (convbatch/a.py)",): 10}
+    )
+    picture = ElementTree.fromstring(drawn(stacks))
+    boxes = {box[0].text: float(box[1].attrib["width"]) for box in picture.findall("{*}g")}
+    assert boxes == {
+        "main (convbatch/a.py) 100.0%": WIDTH - 0.4,
+        "read (aiohttp/b.py) 75.0%": WIDTH * 3 / 4 - 0.4,
+        "loads (json.py) 75.0%": WIDTH * 3 / 4 - 0.4,
+    }
+    assert own_shares(stacks) == [("aiohttp", 0.75), ("convbatch", 0.25)]
 
 
 @pytest.mark.slow
