@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from convbatch.engine.runner import Runner
     from convbatch.journal.index import Archive, TurnHistory
     from convbatch.journal.manifest import Manifest, ManifestTarget
+    from convbatch.journal.run_folder import RunFolder
     from convbatch.journal.writer import Journal
     from convbatch.session.progress import Progress
     from convbatch.system import System
@@ -77,7 +78,6 @@ async def run_session_async(
         JournalError: Nothing was sent: the journal cannot be written.
     """
     from convbatch.engine.runner import Runner
-    from convbatch.journal.index import Archive
     from convbatch.journal.writer import Journal
     from convbatch.session.workers import build_workers, http_transports
     from convbatch.system import System
@@ -87,7 +87,7 @@ async def run_session_async(
     journal = Journal.open(spec.folder, system=system, version=__version__, salvage=spec.salvage)
     async with AsyncExitStack() as stack:
         stack.callback(journal.release)
-        past = stack.enter_context(Archive(spec.folder)) if spec.resumed else None
+        past = stack.enter_context(_archive(spec.folder)) if spec.resumed else None
         budget = _open_budget(spec, past)  # before run.json is written: a refused budget must not be stored
         spec.folder.write_manifest(replace(spec.manifest, state=work.initial_state(spec.folder), journal=journal.end))
         rows = work.count_rows(spec, past)
@@ -97,7 +97,7 @@ async def run_session_async(
             progress.note(note)
         reuse = None
         if spec.reuse is not None:
-            reuse = (spec.reuse.name, stack.enter_context(Archive(spec.reuse, by_key=True)))
+            reuse = (spec.reuse.name, stack.enter_context(_archive(spec.reuse, by_key=True)))
         workers = await build_workers(spec, stack, system, connect, past, progress)
         for worker in workers:
             worker.budget_share = None if budget is None else _budget_share(spec, worker.target, budget)
@@ -127,6 +127,12 @@ async def run_session_async(
     if runner.reason == "interrupted" != result.reason:  # after the last reply
         return replace(result, reason="interrupted", exit_code=worst(result.exit_code, ExitCode.INTERRUPTED))
     return result
+
+
+def _archive(folder: RunFolder, *, by_key: bool = False) -> Archive:
+    from convbatch.journal.index import Archive  # imports sqlite3, which a new run does not need
+
+    return Archive(folder, by_key=by_key)
 
 
 def _open_progress(spec: SessionSpec, stack: AsyncExitStack, system: System, rows: int) -> Progress:
@@ -204,11 +210,11 @@ def _open_budget(spec: SessionSpec, past: Archive | None) -> Budget | None:
     Raises:
         SetupError: An earlier call may have been paid, and there is no upper bound on its cost.
     """
+    if spec.max_cost is None:
+        return None
     from convbatch.engine.budget import Budget
     from convbatch.results.costs import paid_attempts
 
-    if spec.max_cost is None:
-        return None
     budget = Budget(spec.max_cost)
     if past is None:
         return budget
