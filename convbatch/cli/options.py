@@ -64,8 +64,10 @@ class App(typer.Typer):
     """An app whose commands get their parameters when they are used."""
 
     def command(self, name: str | None = None, **more: Any) -> Callable[[CommandT], CommandT]:
-        """Register a command; as `typer.Typer.command`, whose class must be `Command`."""
+        """Register a command as `typer.Typer.command` does; one of the class `Command` without its parameters."""
         register = super().command(name, **more)
+        if more.get("cls") is not Command:
+            return register
 
         def decorate(body: CommandT) -> CommandT:
             def command() -> None:
