@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from convbatch.cli.finished import finished_result
+from convbatch.cli.live_tables import TableMaker, table_maker
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
 from convbatch.cli.watch import Watch, finish_watched, listening
 from convbatch.console.text import drop_output, log_note
@@ -179,9 +181,17 @@ def _finish(spec: SessionSpec, *, as_json: bool, next_line: str | None = None) -
     Once `run_session` has returned, replies may have been paid for: a later error is printed in addition to the tables,
     never instead of them.
     """
+    with table_maker(spec.folder) as tables:
+        return _finish_with(spec, tables, as_json=as_json, next_line=next_line)
+
+
+def _finish_with(spec: SessionSpec, tables: TableMaker, *, as_json: bool, next_line: str | None) -> ExitCode:
     try:
         with naming_memory_errors():
-            result = run_session(spec)
+            result = finished_result(spec)
+            if result is None:
+                tables.start(spec)
+                result = run_session(spec)
     except JournalError as error:  # nothing was sent
         _log_error(_with_options(spec, error))
         return ExitCode.JOURNAL
@@ -202,7 +212,7 @@ def _finish(spec: SessionSpec, *, as_json: bool, next_line: str | None = None) -
         _log_error(_with_options(spec, result.error))
     # A closing terminal sends SIGHUP twice, and the second one must not cost the closing table.
     with _ignoring(signal.SIGHUP) if results[-1].reason == "interrupted" else nullcontext():
-        code, remaining = _closing_table(spec, as_json=as_json)
+        code, remaining = _closing_table(spec, tables, as_json=as_json)
     # The table counts better than the session: a session that stopped early has not seen every finished row, and does
     # not notice when another program shortens the journal.
     if remaining is None:
@@ -265,16 +275,18 @@ class Remaining(NamedTuple):
     """Checks to which the run's judge has given an answer that is no verdict."""
 
 
-def _closing_table(spec: SessionSpec, *, as_json: bool) -> tuple[ExitCode, Remaining | None]:
+def _closing_table(spec: SessionSpec, tables: TableMaker, *, as_json: bool) -> tuple[ExitCode, Remaining | None]:
     """Write `turns.parquet` and print a table with a row per target; return the exit code of that and what remains."""
     code, remaining = ExitCode.OK, None
     try:
         with naming_memory_errors():
-            from convbatch.results.cache import write_turns
+            from convbatch.results.cache import is_fresh, write_turns
             from convbatch.results.run import load
 
+            tables.finish()
             try:
-                write_turns(spec.folder)
+                if not is_fresh(spec.folder):
+                    write_turns(spec.folder)
             except JournalError as error:
                 _log_error(_with_options(spec, error))
                 _log_lines([REBUILT])

@@ -276,20 +276,8 @@ class Archive:
             SetupError: There is no run folder, a newer convbatch wrote it, its `run.json` is wrong, or its journal is
                 gone or may not be read.
         """
-        self.folder = folder if isinstance(folder, RunFolder) else RunFolder.open(folder)
-        manifest = self.folder.read_manifest()
-        self.folder.refuse_lost_journal(manifest)
-        self.targets = list(manifest.target_names)
-        self._by_key = by_key
-        self._seen: dict[bytes, int] = {}
-        self._numbers = {name: number for number, name in enumerate(self.targets)}
-        self.stops: list[dict[str, Any]] = []
-        self.has_judge_calls = False
-        """Whether a judge was ever asked."""
+        self._prepare(folder, by_key=by_key)
         in_use = self.folder.is_in_use()
-        self._files: list[int] = []
-        # An unnamed database lives in SQLite's cache and moves to an unlinked temporary file when it outgrows it.
-        self._db = _connect("")
         try:
             with self.folder.reading_journal():
                 scan = self._index()
@@ -301,6 +289,22 @@ class Archive:
         self.damage: list[Damage] = scan.damage
         self.damage_count = scan.damage_count
         self._in_flight_from = self._session_start() if in_use else None
+
+    def _prepare(self, folder: RunFolder | Path, *, by_key: bool) -> None:
+        """Set up everything that does not depend on the journal's content."""
+        self.folder = folder if isinstance(folder, RunFolder) else RunFolder.open(folder)
+        manifest = self.folder.read_manifest()
+        self.folder.refuse_lost_journal(manifest)
+        self.targets = list(manifest.target_names)
+        self._by_key = by_key
+        self._seen: dict[bytes, int] = {}
+        self._numbers = {name: number for number, name in enumerate(self.targets)}
+        self.stops: list[dict[str, Any]] = []
+        self.has_judge_calls = False
+        """Whether a judge was ever asked."""
+        self._files: list[int] = []
+        # An unnamed database lives in SQLite's cache and moves to an unlinked temporary file when it outgrows it.
+        self._db = _connect("")
 
     def __enter__(self) -> Archive:
         return self
@@ -451,24 +455,37 @@ class Archive:
 
     def _fill(self) -> JournalScan:
         scan = JournalScan(self.folder.segments(), self.folder.recorded_end())
-        self._db.execute(_TABLE)
-        self._db.execute("BEGIN")
-        self._db.executemany(f"INSERT INTO records VALUES ({','.join('?' * 14)})", self._rows(scan))
-        self._db.execute("COMMIT")
-        self._db.execute(_BY_CONVERSATION)
+        self._create_table()
+        self._insert(scan.lines())
+        self._create_look_up()
         if self._by_key:
             self._db.execute(_BY_KEY)
         # Pages that are not in the temporary file yet stay in memory, so that a look-up writes nothing.
         self._db.execute("PRAGMA cache_spill = OFF")
         return scan
 
-    def _rows(self, scan: JournalScan) -> Iterator[_Row]:
-        for line in scan.lines():
+    def _create_table(self) -> None:
+        self._db.execute(_TABLE)
+
+    def _create_look_up(self) -> None:
+        self._db.execute(_BY_CONVERSATION)
+
+    def _insert(self, lines: Iterable[JournalLine]) -> None:
+        self._db.execute("BEGIN")
+        self._db.executemany(f"INSERT INTO records VALUES ({','.join('?' * 14)})", self._rows(lines))
+        self._db.execute("COMMIT")
+
+    def _rows(self, lines: Iterable[JournalLine]) -> Iterator[_Row]:
+        for line in lines:
             head = _HEAD.match(line.raw)
             row = None if head is None else self._row_of_head(line, head)
             row = row or self._row_of_record(line)
             if row is not None:
+                self._check_row(row)
                 yield row
+
+    def _check_row(self, row: _Row) -> None:
+        """Accept a row; a reader that refuses some overrides it."""
 
     def _row_of_head(self, line: JournalLine, head: re.Match[bytes]) -> _Row | None:
         """Return the row of a line with its fields in the usual order; None when the whole record must be decoded."""

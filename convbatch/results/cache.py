@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from operator import itemgetter
@@ -15,6 +15,7 @@ from convbatch.journal.index import Archive
 from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder, shell_quote
 from convbatch.results.columns import CONTRACT, TURNS, VERDICTS, Column, Row, row_builder
+from convbatch.results.conversations import StoredConversation, stored_conversations
 from convbatch.results.parquet import BATCH_ROWS, Arrow, Rows, arrow_table, open_writer, read_rows, schema
 from convbatch.results.rows import StoredVerdict, judged_conversations, to_json
 
@@ -48,12 +49,12 @@ def write_turns(folder: RunFolder) -> Path:
 
 def is_fresh(folder: RunFolder) -> bool:
     """Return whether both tables match journal, targets and current checks, and have this version's columns."""
-    stamp = _marks(folder, folder.read_manifest())
+    stamp = marks_of(folder, folder.read_manifest())
     tables = ((folder.turns, TURNS), (folder.verdicts, VERDICTS))
     return all(stamp.items() <= _stamp_of(path, columns).items() for path, columns in tables)
 
 
-def _marks(folder: RunFolder, manifest: Manifest) -> dict[bytes, bytes]:
+def marks_of(folder: RunFolder, manifest: Manifest) -> dict[bytes, bytes]:
     """Return the metadata that fresh tables of this folder have."""
     return {
         _MARK: folder.journal_mark().encode(),
@@ -70,10 +71,11 @@ def _stamp_of(path: Path, columns: Sequence[Column]) -> dict[bytes, bytes]:
 
     try:
         with path.open("rb") as file:
-            found = pq.read_schema(file)
+            found = pq.read_metadata(file)
+            has_columns = found.schema.to_arrow_schema().equals(schema(columns))
     except (OSError, pa.ArrowException):
         return {}
-    return (found.metadata or {}) if found.equals(schema(columns)) else {}
+    return (found.metadata or {}) if has_columns else {}
 
 
 @contextmanager
@@ -150,19 +152,29 @@ def read_with_verdicts(
 
 
 def _write(folder: RunFolder, manifest: Manifest, file: IO[bytes], verdicts: IO[bytes]) -> None:
-    marks = _marks(folder, manifest)  # read first: records appended from here on make the tables stale, never wrong
+    marks = marks_of(folder, manifest)  # read first: records appended from here on make the tables stale, never wrong
     with Archive(folder) as archive:
-        stamp = {**marks, DAMAGED_PLACES: b"%d" % archive.damage_count, SUSPENDED: to_json(archive.suspended).encode()}
+        stamp = {**marks, **findings_of(archive)}
         with open_writer(file, TURNS, stamp) as turn_file, open_writer(verdicts, VERDICTS, marks) as verdict_file:
-            for batch in Rows(columns=TURNS, rows=_turn_rows(folder, manifest, archive, verdict_file)).batches():
-                turn_file.write_table(batch)
+            write_rows(stored_conversations(folder, manifest, archive), turn_file, verdict_file)
 
 
-def _turn_rows(folder: RunFolder, manifest: Manifest, archive: Archive, verdict_file: Arrow) -> Iterator[Row]:
+def findings_of(archive: Archive) -> dict[bytes, bytes]:
+    """Return the metadata of `turns.parquet` that says what the journal is like."""
+    return {DAMAGED_PLACES: b"%d" % archive.damage_count, SUSPENDED: to_json(archive.suspended).encode()}
+
+
+def write_rows(conversations: Iterable[StoredConversation], turn_file: Arrow, verdict_file: Arrow) -> None:
+    """Write the rows of `turns` and `verdicts` of these conversations, batch by batch."""
+    for batch in Rows(columns=TURNS, rows=_turn_rows(conversations, verdict_file)).batches():
+        turn_file.write_table(batch)
+
+
+def _turn_rows(conversations: Iterable[StoredConversation], verdict_file: Arrow) -> Iterator[Row]:
     """Yield the rows of `turns`; write those of `verdicts` to their file meanwhile, batch by batch."""
     turn_row, verdict_row = row_builder(TURNS), row_builder(VERDICTS)
     verdict_rows: list[Row] = []
-    for turns, verdicts in judged_conversations(folder, manifest, archive):
+    for turns, verdicts in judged_conversations(conversations):
         verdict_rows += map(verdict_row, verdicts)
         if len(verdict_rows) >= BATCH_ROWS:
             verdict_file.write_table(arrow_table(VERDICTS, verdict_rows))

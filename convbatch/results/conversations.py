@@ -51,12 +51,35 @@ class StoredConversation(NamedTuple):
 
 def stored_conversations(folder: RunFolder, manifest: Manifest, archive: Archive) -> Iterator[StoredConversation]:
     """Read every conversation of the plan, ordered by dialogue index, target name and repeat."""
-    run = manifest.run or folder.name
-    targets = sorted(manifest.targets, key=attrgetter("name"))
-    judge = manifest.current_judge
+    stored = StoredDialogues(folder, manifest, archive)
     for index, dialogue, judged_by, found in _dialogues_with_transcripts(folder, archive):
-        for target in targets:
-            name, gateway = target.name, gateway_of(target)
+        yield from stored.conversations(index, dialogue, judged_by, found)
+
+
+class StoredDialogues:
+    """Makes the conversations of a dialogue from its transcripts."""
+
+    def __init__(self, folder: RunFolder, manifest: Manifest, archive: Archive) -> None:
+        self._run = manifest.run or folder.name
+        self._manifest = manifest
+        self._archive = archive
+        self._targets = [(one, gateway_of(one)) for one in sorted(manifest.targets, key=attrgetter("name"))]
+
+    def conversations(
+        self, index: int, dialogue: Dialogue, judged_by: Dialogue, found: Mapping[tuple[str, int], Transcript]
+    ) -> Iterator[StoredConversation]:
+        """Yield every conversation of a dialogue, ordered by target name and repeat.
+
+        Args:
+            index: Of the dialogue.
+            dialogue: It.
+            judged_by: The same with its current checks.
+            found: Transcripts by target and repeat.
+        """
+        manifest, archive = self._manifest, self._archive
+        judge = manifest.current_judge
+        for target, gateway in self._targets:
+            name = target.name
             for repeat in range(1, manifest.repeats + 1):
                 turns = found[name, repeat].turns if (name, repeat) in found else {}
                 asked = {n: turns.get(n) or TurnHistory(turn=n) for n in dialogue.asked(manifest.history)}
@@ -73,7 +96,7 @@ def stored_conversations(folder: RunFolder, manifest: Manifest, archive: Archive
                         (one.turn, one.question): one for one in judge_calls if judge and one.judge == judge.name
                     },
                 )
-                key = ConversationId(run, dialogue.id, index, name, target.model, gateway, repeat)
+                key = ConversationId(self._run, dialogue.id, index, name, target.model, gateway, repeat)
                 yield StoredConversation(dialogue, target, key, turns, asked, tuple(judge_calls), result)
 
 

@@ -5,6 +5,7 @@ pandas is imported only to make a frame.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +89,18 @@ def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None 
             yield from rows if only is None else (row[:-1] for row in rows if row[-1] == only[1])
 
 
+def count_values(path: Path, name: str) -> Counter[str | None]:
+    """Count the values of a column of texts, with one row group in memory at a time."""
+    import pyarrow.parquet as pq
+
+    found: Counter[str | None] = Counter()
+    with _open_table(path) as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[name]):
+            for pair in batch.column(0).value_counts().to_pylist():
+                found[pair["values"]] += pair["counts"]
+    return found
+
+
 def read_frame(path: Path) -> pd.DataFrame:
     """Read a whole table file as a pandas frame."""
     import pyarrow.parquet as pq
@@ -101,7 +114,7 @@ def read_stamp(path: Path) -> dict[bytes, bytes]:
     import pyarrow.parquet as pq
 
     with _open_table(path) as file:
-        return pq.read_schema(file).metadata or {}
+        return pq.read_metadata(file).metadata or {}
 
 
 @contextmanager

@@ -153,11 +153,11 @@ class ConversationTurns:
 
 
 def judged_conversations(
-    folder: RunFolder, manifest: Manifest, archive: Archive
+    conversations: Iterable[StoredConversation],
 ) -> Iterator[tuple[Iterator[AskedTurn], list[CheckVerdict]]]:
-    """Read every conversation of the plan in the order of the tables: sources of its turns, and of its verdicts."""
+    """Yield of each conversation the sources of its turns, and of its verdicts."""
     check_runner = CheckRunner()
-    for stored in stored_conversations(folder, manifest, archive):
+    for stored in conversations:
         outcomes = list(evaluate_checks(stored.result, check_runner))
         yield _asked_turns(stored, outcomes), [CheckVerdict(stored.id, outcome) for outcome in outcomes]
 

@@ -1,0 +1,96 @@
+"""`convbatch resume` of a run that is finished and whose tables match its journal: nothing is opened for writing.
+
+The journal is read once, line by line, against its checksums, so damage is found as in any other `resume`; what the
+records say is taken from the tables that were made of them. Whatever is not plainly finished takes the usual way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convbatch._version import __version__
+from convbatch.errors import ConvbatchError
+from convbatch.exit_codes import ExitCode
+from convbatch.journal.records import JournalScan, read_record
+from convbatch.journal.run_folder import RunFolder
+from convbatch.session.judge import wants_judge
+from convbatch.session.options import ResumeOptions
+from convbatch.session.spec import SessionResult, SessionSpec
+
+if TYPE_CHECKING:
+    from convbatch.results.run import Run
+
+_ENDED = frozenset(("ok", "blocked", "empty"))
+"""States that no session asks again, or reads again."""
+
+
+def finished_result(spec: SessionSpec) -> SessionResult | None:
+    """Return the result of a session that has nothing to do, without running it; None where it may have something.
+
+    Raises:
+        SetupError: Another process uses the folder.
+    """
+    if not _may_be_finished(spec):
+        return None
+    try:
+        lock = spec.folder.take_lock()
+    except OSError:
+        return None  # the session says why
+    try:
+        if not _is_finished(spec):
+            return None
+    except (ConvbatchError, OSError):
+        return None  # the session finds it too, and says what to do
+    finally:
+        lock.release()
+    return SessionResult(exit_code=ExitCode.OK, reason="finished", rows=spec.manifest.planned.rows)
+
+
+def _may_be_finished(spec: SessionSpec) -> bool:
+    """Whether neither `run.json` nor an option asks for a session."""
+    options = spec.options
+    return (
+        isinstance(options, ResumeOptions)
+        and spec.manifest.state == "finished"
+        and not spec.salvage
+        and spec.max_cost is None
+        and options.max_cost is None
+        and not spec.log.is_wanted
+        and spec.on_status is None
+        and not spec.follow
+    )
+
+
+def _is_finished(spec: SessionSpec) -> bool:
+    from convbatch.results.cache import is_fresh
+    from convbatch.results.run import Run
+
+    if not is_fresh(spec.folder) or not _is_intact(spec.folder):
+        return False
+    return _has_all(Run(spec.folder, keeps_folder=True), spec)
+
+
+def _is_intact(folder: RunFolder) -> bool:
+    """Whether every line of the journal is whole, and this version's session closed it."""
+    scan = JournalScan(folder.segments(), folder.recorded_end())
+    last = b""
+    for line in scan.lines():
+        last = line.raw
+    is_whole = not scan.damage_count and scan.torn is None
+    if not is_whole or not scan.runs or scan.runs[-1]["convbatch"] != __version__:
+        return False
+    return read_record(last)["kind"] == "stop"
+
+
+def _has_all(run: Run, spec: SessionSpec) -> bool:
+    """Whether every planned turn has a reply, and every check that a judge decides its verdict."""
+    from convbatch.results.missing_verdicts import missing_verdicts
+    from convbatch.results.parquet import count_values
+
+    statuses = count_values(run.turns_path, "status")
+    if statuses.total() != spec.manifest.planned.rows or not statuses.keys() <= _ENDED:
+        return False
+    if not wants_judge(spec.manifest):
+        return True
+    missing = missing_verdicts(run)
+    return not (missing.open or missing.refused)
