@@ -39,12 +39,8 @@ class TableMaker:
         """Of the process; None without one."""
         return None if self._process is None else self._process.pid
 
-    def start(self, spec: SessionSpec) -> None:
-        """Start the process, for a run that is worth one; without it the tables are made later."""
-        if spec.manifest.planned.rows < LEAST_ROWS or _cores() < 2:
-            return
-        if spec.salvage or wants_judge(spec.manifest):  # the journal is rewritten; the tables change after the replies
-            return
+    def start(self) -> None:
+        """Start the process; without it the tables are made later."""
         _remove_old_drafts(self._folder)
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(
@@ -94,6 +90,13 @@ def table_maker(folder: RunFolder) -> Generator[TableMaker]:
         yield maker
     finally:
         maker.close()
+
+
+def is_worth_it(spec: SessionSpec) -> bool:
+    """Return whether the tables of a session are made while it goes."""
+    is_large = spec.manifest.planned.rows >= LEAST_ROWS and _cores() > 1
+    # A salvage rewrites the journal, and a judge changes the tables after the replies.
+    return is_large and not spec.salvage and not wants_judge(spec.manifest)
 
 
 def _stream(pipe: IO[bytes] | None) -> IO[bytes]:

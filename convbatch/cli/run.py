@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convbatch.cli.finished import finished_result
-from convbatch.cli.live_tables import TableMaker, table_maker
+from convbatch.cli.live_tables import TableMaker, is_worth_it, table_maker
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
 from convbatch.cli.watch import Watch, finish_watched, listening
 from convbatch.console.text import drop_output, log_note
@@ -190,7 +190,8 @@ def _finish_with(spec: SessionSpec, tables: TableMaker, *, as_json: bool, next_l
         with naming_memory_errors():
             result = finished_result(spec)
             if result is None:
-                tables.start(spec)
+                if is_worth_it(spec):
+                    tables.start()
                 result = run_session(spec)
     except JournalError as error:  # nothing was sent
         _log_error(_with_options(spec, error))

@@ -47,7 +47,7 @@ def main() -> None:
     """Write the tables of the run folder that the first argument names."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the run decides; it also dies of them, and then this process does
-    os.nice(19)
+    os.nice(10)  # where cores are few, they are the run's
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
     folder = RunFolder.open(Path(sys.argv[1]))

@@ -251,15 +251,22 @@ def attempts(folder: RunFolder, manifest: Manifest, archive: Archive) -> Iterato
     """Read every attempt in the order of the tables: a conversation's own first, then those of its judges."""
     judges = judges_by_name(manifest, archive)
     for stored in stored_conversations(folder, manifest, archive):
-        for number, past in stored.turns.items():
-            for record in _attempt_records(past):
-                yield _attempt(stored.id, number, record, past, stored.target)
+        yield from conversation_attempts(stored.id, stored.turns, stored.target)
         for judge_call in stored.judge_calls:
             judge = judges[judge_call.judge]
             judge_id = stored.id._replace(target=judge.name, model=judge.model, gateway=gateway_of(judge))
             for record in _attempt_records(judge_call.history):
                 made = _attempt(judge_id, judge_call.turn, record, judge_call.history, judge)
                 yield made._replace(judged=judge_call.target)
+
+
+def conversation_attempts(
+    conversation: ConversationId, turns: Mapping[int, TurnHistory], target: ManifestTarget
+) -> Iterator[AttemptRecord]:
+    """Read every attempt of a conversation's turns."""
+    for number, past in turns.items():
+        for record in _attempt_records(past):
+            yield _attempt(conversation, number, record, past, target)
 
 
 def _attempt(
