@@ -1,7 +1,7 @@
 """`convbatch resume` of a run that is finished and whose tables match its journal: nothing is opened for writing.
 
-The journal is read once, line by line, against its checksums, so damage is found as in any other `resume`; what the
-records say is taken from the tables that were made of them. Whatever is not plainly finished takes the usual way.
+The tables name the checksum of the whole journal that they were made of. A journal that still has it is undamaged, and
+what its records say is in the tables. Whatever is not plainly finished takes the usual way.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from convbatch._version import __version__
 from convbatch.errors import ConvbatchError
 from convbatch.exit_codes import ExitCode
-from convbatch.journal.records import JournalScan, read_record
-from convbatch.journal.run_folder import RunFolder
 from convbatch.session.judge import wants_judge
 from convbatch.session.options import ResumeOptions
 from convbatch.session.spec import SessionResult, SessionSpec
@@ -62,24 +60,13 @@ def _may_be_finished(spec: SessionSpec) -> bool:
 
 
 def _is_finished(spec: SessionSpec) -> bool:
-    from convbatch.results.cache import is_fresh
+    from convbatch.results.cache import is_as_it_was_closed, is_fresh
     from convbatch.results.run import Run
 
-    if not is_fresh(spec.folder) or not _is_intact(spec.folder):
+    if not is_fresh(spec.folder) or not is_as_it_was_closed(spec.folder, __version__):
         return False
-    return _has_all(Run(spec.folder, keeps_folder=True), spec)
-
-
-def _is_intact(folder: RunFolder) -> bool:
-    """Whether every line of the journal is whole, and this version's session closed it."""
-    scan = JournalScan(folder.segments(), folder.recorded_end())
-    last = b""
-    for line in scan.lines():
-        last = line.raw
-    is_whole = not scan.damage_count and scan.torn is None
-    if not is_whole or not scan.runs or scan.runs[-1]["convbatch"] != __version__:
-        return False
-    return read_record(last)["kind"] == "stop"
+    end = spec.folder.recorded_end()
+    return end is not None and _has_all(Run(spec.folder, keeps_folder=True), spec)
 
 
 def _has_all(run: Run, spec: SessionSpec) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import orjson
 
@@ -288,6 +289,7 @@ class Archive:
         self.runs: list[dict[str, Any]] = scan.runs
         self.damage: list[Damage] = scan.damage
         self.damage_count = scan.damage_count
+        self._is_torn = scan.torn is not None
         self._in_flight_from = self._session_start() if in_use else None
 
     def _prepare(self, folder: RunFolder | Path, *, by_key: bool) -> None:
@@ -302,6 +304,8 @@ class Archive:
         self.stops: list[dict[str, Any]] = []
         self.has_judge_calls = False
         """Whether a judge was ever asked."""
+        self._checksum = 0
+        self._last_line = b""
         self._files: list[int] = []
         # An unnamed database lives in SQLite's cache and moves to an unlinked temporary file when it outgrows it.
         self._db = _connect("")
@@ -322,6 +326,17 @@ class Archive:
     def session_count(self) -> int:
         """Number of sessions: the start of the run and every resume."""
         return len(self.runs)
+
+    @property
+    def closed_checksum(self) -> int | None:
+        """The CRC-32 of all segments, one after the other; None where a place is damaged or no session closed them."""
+        last = read_record(self._last_line) if self._last_line else {}
+        return None if self.damage_count or self._is_torn or last.get("kind") != "stop" else self._checksum
+
+    @property
+    def last_version(self) -> str:
+        """The version of convbatch that ran the last session."""
+        return self.runs[-1]["convbatch"] if self.runs else ""
 
     @property
     def suspended(self) -> dict[str, str]:
@@ -449,6 +464,7 @@ class Archive:
         except sqlite3.OperationalError:
             self._db.close()
             self.stops.clear()
+            self._checksum = 0
             self._db = _connect(":memory:")
             self._db.execute("PRAGMA temp_store = MEMORY")
             return self._fill()
@@ -477,6 +493,8 @@ class Archive:
 
     def _rows(self, lines: Iterable[JournalLine]) -> Iterator[_Row]:
         for line in lines:
+            self._checksum = crc32(line.raw, self._checksum)
+            self._last_line = line.raw
             head = _HEAD.match(line.raw)
             row = None if head is None else self._row_of_head(line, head)
             row = row or self._row_of_record(line)

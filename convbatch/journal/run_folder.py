@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from zlib import crc32
 
 from convbatch.console.text import shell_word
 from convbatch.errors import JournalError, Place, SetupError, nearest
@@ -189,6 +190,16 @@ class RunFolder:
         with self.reading_journal():
             last = _last_bytes(self.segments()[-1]).hex() if any(sizes) else ""
         return f"{len(sizes)}:{sum(sizes)}:{last}"
+
+    def journal_checksum(self) -> int:
+        """Return the CRC-32 of all segments, one after the other."""
+        checksum = 0
+        with self.reading_journal():
+            for path in self.segments():
+                with path.open("rb", buffering=0) as file:
+                    while block := file.read(1 << 20):
+                        checksum = crc32(block, checksum)
+        return checksum
 
     def recorded_end(self) -> JournalEnd | None:
         """Return the record that `run.json` expects in the journal; None if it cannot be read or names none."""

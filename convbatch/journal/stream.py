@@ -117,6 +117,7 @@ class GrowingArchive(Archive):
         self.runs: list[dict[str, Any]] = []
         self.damage: list[Damage] = []
         self.damage_count = 0
+        self._is_torn = False
         self._in_flight_from = None
         self._create_table()
         self._create_look_up()

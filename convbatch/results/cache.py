@@ -10,19 +10,23 @@ from operator import itemgetter
 from pathlib import Path
 from typing import IO
 
+import orjson
+
 from convbatch.errors import JournalError, Place
 from convbatch.journal.index import Archive
 from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder, shell_quote
 from convbatch.results.columns import CONTRACT, TURNS, VERDICTS, Column, Row, row_builder
 from convbatch.results.conversations import StoredConversation, stored_conversations
-from convbatch.results.parquet import BATCH_ROWS, Arrow, Rows, arrow_table, open_writer, read_rows, schema
+from convbatch.results.parquet import BATCH_ROWS, Arrow, Rows, arrow_table, open_writer, read_rows, read_stamp, schema
 from convbatch.results.rows import StoredVerdict, judged_conversations, to_json
 
 _MARK = b"convbatch.journal"
 _VERSION = b"convbatch.contract"
 DAMAGED_PLACES = b"convbatch.damaged_places"
 SUSPENDED = b"convbatch.parked"
+CLOSED = b"convbatch.closed"
+"""Checksum of a journal without damage that a session closed, and the version that ran the session."""
 _CHECKS = b"convbatch.checks"
 _TARGETS = b"convbatch.targets"
 _SHARED_MEMORY = Path("/dev/shm")
@@ -161,7 +165,20 @@ def _write(folder: RunFolder, manifest: Manifest, file: IO[bytes], verdicts: IO[
 
 def findings_of(archive: Archive) -> dict[bytes, bytes]:
     """Return the metadata of `turns.parquet` that says what the journal is like."""
-    return {DAMAGED_PLACES: b"%d" % archive.damage_count, SUSPENDED: to_json(archive.suspended).encode()}
+    return {
+        DAMAGED_PLACES: b"%d" % archive.damage_count,
+        SUSPENDED: to_json(archive.suspended).encode(),
+        CLOSED: to_json([archive.closed_checksum, archive.last_version]).encode(),
+    }
+
+
+def is_as_it_was_closed(folder: RunFolder, version: str) -> bool:
+    """Return whether the journal is, byte for byte, the whole one that a session of this version closed.
+
+    The tables were made of it then, and every line of it was checked.
+    """
+    found = orjson.loads(read_stamp(folder.turns).get(CLOSED, b"[null,null]"))
+    return found[1] == version and found[0] is not None and found[0] == folder.journal_checksum()
 
 
 def write_rows(conversations: Iterable[StoredConversation], turn_file: Arrow, verdict_file: Arrow) -> None:
