@@ -188,11 +188,7 @@ def _finish(spec: SessionSpec, *, as_json: bool, next_line: str | None = None) -
 def _finish_with(spec: SessionSpec, tables: TableMaker, *, as_json: bool, next_line: str | None) -> ExitCode:
     try:
         with naming_memory_errors():
-            result = finished_result(spec)
-            if result is None:
-                if is_worth_it(spec):
-                    tables.start()
-                result = run_session(spec)
+            result = finished_result(spec) or _run_with_tables(spec, tables)
     except JournalError as error:  # nothing was sent
         _log_error(_with_options(spec, error))
         return ExitCode.JOURNAL
@@ -225,6 +221,12 @@ def _finish_with(spec: SessionSpec, tables: TableMaker, *, as_json: bool, next_l
     if remaining.without_verdict and code != ExitCode.FAILED:  # a gate that failed did so whatever they are
         is_open = True
     return worst(*(each.exit_code for each in results), code, ExitCode.INCOMPLETE if is_open else ExitCode.OK)
+
+
+def _run_with_tables(spec: SessionSpec, tables: TableMaker) -> SessionResult:
+    if is_worth_it(spec):
+        tables.start()
+    return run_session(spec)
 
 
 def _run_judge(spec: SessionSpec, result: SessionResult) -> SessionResult | None:

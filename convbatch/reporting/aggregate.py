@@ -17,8 +17,8 @@ from typing import NamedTuple
 from convbatch.journal.index import Archive
 from convbatch.results.aggregate import CountedAttempt, CountedTurn
 from convbatch.results.columns import ATTEMPTS, row_builder
-from convbatch.results.parquet import count_values, read_rows
 from convbatch.results.conversations import ConversationId, judges_by_name
+from convbatch.results.parquet import count_values, read_rows
 from convbatch.results.rows import AttemptRecord, attempts, conversation_attempts
 from convbatch.results.run import Run
 

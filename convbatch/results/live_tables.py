@@ -1,8 +1,8 @@
 """The process that writes the tables of a run while the run goes, so that closing a large run takes seconds.
 
 It follows the journal, and writes the rows of a dialogue when all its turns have a result, in the order of the tables;
-what is left when the run tells it that the journal is closed, it writes then. Until then the tables are drafts. It gives
-up on anything unexpected; the run then makes its tables as if this process had never been.
+what is left when the run tells it that the journal is closed, it writes then. Until then the tables are drafts. It
+gives up on anything unexpected; the run then makes its tables as if this process had never been.
 
 It ends with the run's process: the end of its input without the line that says so means that the run died.
 """
@@ -107,7 +107,9 @@ class LiveTables:
         folder = self._folder
         with ExitStack() as stack:
             self._archive = stack.enter_context(contextlib.closing(GrowingArchive(folder)))
-            file, verdicts = (stack.enter_context(folder.replacing(path.name)) for path in (folder.turns, folder.verdicts))
+            file, verdicts = (
+                stack.enter_context(folder.replacing(path.name)) for path in (folder.turns, folder.verdicts)
+            )
             turn_file = stack.enter_context(open_writer(file, TURNS, {}))
             verdict_file = stack.enter_context(open_writer(verdicts, VERDICTS, {}))
             write_rows(self._conversations(), turn_file, verdict_file)
@@ -171,7 +173,9 @@ class LiveTables:
         size = sum(path.stat().st_size for path in self._folder.segments())
         if size != self._archive.read_bytes or not self._archive.holds(self._folder.recorded_end()):
             raise BrokenStream("the journal is not as it was read")
-        if self._folder.checks_mark() != self._checks or _decides(self._folder.read_manifest()) != _decides(self._manifest):
+        if self._folder.checks_mark() != self._checks or _decides(self._folder.read_manifest()) != _decides(
+            self._manifest
+        ):
             raise BrokenStream("the run is not as it was when its tables were begun")
         return marks
 

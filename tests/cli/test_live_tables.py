@@ -28,7 +28,7 @@ from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, Start, config_for, environment, wait_until, write_dataset
 from tests.support.ledger_laws import check_bills, check_histories, same_rows, statuses
-from tests.support.made_runs import DRIFT, GOOD, MadeRun, append, dialogue
+from tests.support.made_runs import DRIFT, GOOD, MadeRun, dialogue
 
 Simulators = Callable[[Provider], Server]
 ROOT = Path(cb.__file__).parent.parent
@@ -197,7 +197,9 @@ def cut(folder: RunFolder, journal: bytes) -> None:
     manifest = folder.path / "run.json"
     lines = journal.splitlines(keepends=True)
     end = {"seq": len(lines) - 1, "crc": int(lines[-1][lines[-1].rfind(b":") + 1 : -2])}
-    text = manifest.read_text().replace('"config"', f'"journal": {{"seq": {end["seq"]}, "crc": {end["crc"]}}}, "config"')
+    text = manifest.read_text().replace(
+        '"config"', f'"journal": {{"seq": {end["seq"]}, "crc": {end["crc"]}}}, "config"'
+    )
     manifest.write_text(text)
     grow(folder, b"".join(lines[:-3]))
 

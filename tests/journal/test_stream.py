@@ -74,9 +74,7 @@ def test_pieces_of_a_journal_are_read_as_the_whole(
         stream.close()
 
 
-def test_a_torn_line_that_a_resumed_session_cuts_off_is_not_read(
-    made: tuple[RunFolder, bytes], tmp_path: Path
-) -> None:
+def test_a_torn_line_that_a_resumed_session_cuts_off_is_not_read(made: tuple[RunFolder, bytes], tmp_path: Path) -> None:
     folder, whole = made
     lines = whole.splitlines(keepends=True)
     grown = growing(tmp_path, folder)
