@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import orjson
+
 from convbatch._version import __version__
 from convbatch.errors import ConvbatchError
 from convbatch.exit_codes import ExitCode
@@ -70,14 +72,22 @@ def _is_finished(spec: SessionSpec) -> bool:
 
 
 def _has_all(run: Run, spec: SessionSpec) -> bool:
-    """Whether every planned turn has a reply, and every check that a judge decides its verdict."""
+    """Whether every planned turn has a reply with its files, and every check that a judge decides its verdict."""
     from convbatch.results.missing_verdicts import missing_verdicts
     from convbatch.results.parquet import count_values
 
     statuses = count_values(run.turns_path, "status")
-    if statuses.total() != spec.manifest.planned.rows or not statuses.keys() <= _ENDED:
+    if statuses.total() != spec.manifest.planned.rows or not statuses.keys() <= _ENDED or not _has_files(run):
         return False
     if not wants_judge(spec.manifest):
         return True
     missing = missing_verdicts(run)
     return not (missing.open or missing.refused)
+
+
+def _has_files(run: Run) -> bool:
+    """Whether the files of all replies are there; a session makes lost ones again."""
+    from convbatch.results.parquet import read_rows
+
+    cells = (text for (text,) in read_rows(run.turns_path, ("media",)) if text is not None)
+    return all((run.path / path).exists() for text in cells for path in orjson.loads(text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -100,7 +100,9 @@ def with_one_twice(lines: list[bytes]) -> bytes:
 
 
 @each("damage", [flipped, without_one, with_one_twice])
-def test_damage_ends_the_reading(damage, made: tuple[RunFolder, bytes], tmp_path_factory: pytest.TempPathFactory):
+def test_damage_ends_the_reading(
+    damage: Callable[[list[bytes]], bytes], made: tuple[RunFolder, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder, whole = made
     grown = growing(tmp_path_factory.mktemp("damage"), folder)
     append(grown, damage(whole.splitlines(keepends=True)))
