@@ -199,62 +199,66 @@ class GroupTotals:
         self,
         turn: CountedTurn,
         attempts: Sequence[CountedAttempt] | None = None,
+        *,
+        times: int = 1,
     ) -> None:
         """Count a turn.
 
         Args:
             turn: Its row.
             attempts: Its attempts, to be counted one by one; None: count only the sums that its row has of them.
+            times: Number of such turns; more than one only without attempts.
         """
-        self.counts.update((turn.status, "turns"))
-        self.counts["open"] += is_open(turn.status, turn.error_kind)
-        self.counts["attempts"] += turn.attempts
-        self.counts["further_steps"] += 0 if turn.reused_from is not None else (turn.steps or 1) - 1
-        self.counts["retries"] += max(0, turn.attempts - (turn.steps or 1))
-        self.counts["possibly_paid"] += turn.possibly_paid
+        self.counts[turn.status] += times
+        self.counts["turns"] += times
+        self.counts["open"] += times * is_open(turn.status, turn.error_kind)
+        self.counts["attempts"] += times * turn.attempts
+        self.counts["further_steps"] += 0 if turn.reused_from is not None else times * ((turn.steps or 1) - 1)
+        self.counts["retries"] += times * max(0, turn.attempts - (turn.steps or 1))
+        self.counts["possibly_paid"] += times * turn.possibly_paid
         if turn.reused_from is not None:
-            self.counts["reused"] += 1
-            self._pay("reused_cost", turn.cost, turn.currency)
+            self.counts["reused"] += times
+            self._pay("reused_cost", turn.cost, turn.currency, times)
         elif turn.is_received:
-            self._add_reply(turn)
+            self._add_reply(turn, times)
         if turn.finish_reason is not None:
             whose = "reused" if turn.reused_from is not None else "replies"
-            self.finish[turn.finish_reason, turn.finish_reason_raw][whose] += 1
-            self.served[turn.model_version] += 1
+            self.finish[turn.finish_reason, turn.finish_reason_raw][whose] += times
+            self.served[turn.model_version] += times
         if turn.error_kind is not None:
-            self._add_end(turn, attempts or ())
+            self._add_end(turn, attempts or (), times)
         if attempts is None:
-            self._add_attempt_sums(turn)
+            self._add_attempt_sums(turn, times)
         else:
             for attempt in attempts:
                 self._add_attempt(attempt)
 
-    def _add_end(self, turn: CountedTurn, attempts: Sequence[CountedAttempt]) -> None:
+    def _add_end(self, turn: CountedTurn, attempts: Sequence[CountedAttempt], times: int) -> None:
         """Count the error of a turn that failed or is pending after a failure."""
         group = self.errors[str(turn.error_kind)]
-        group.turns += turn.status == "error"
-        group.pending += turn.status == "pending"
+        group.turns += times * (turn.status == "error")
+        group.pending += times * (turn.status == "pending")
         group.attempts += any(attempt.kept for attempt in attempts)
         group.remember(turn.error_message)
 
-    def _add_reply(self, turn: CountedTurn) -> None:
-        self.counts["received"] += 1
-        self.counts["tokens_unknown"] += turn.input_tokens is None or turn.output_tokens is None
+    def _add_reply(self, turn: CountedTurn, times: int) -> None:
+        self.counts["received"] += times
+        self.counts["tokens_unknown"] += times * (turn.input_tokens is None or turn.output_tokens is None)
         for name in TOKENS:
             count = getattr(turn, name)
             if count is not None:
-                self.tokens[name] += count
-        self.counts["unpriced"] += turn.cost is None
-        self._pay("cost", turn.cost, turn.currency)
+                self.tokens[name] += times * count
+        self.counts["unpriced"] += times * (turn.cost is None)
+        self._pay("cost", turn.cost, turn.currency, times)
         if turn.latency_s is not None:
             self.latencies.add(turn.latency_s)
         if turn.ttft_s is not None:
             self.ttfts.add(turn.ttft_s)
 
-    def _add_attempt_sums(self, turn: CountedTurn) -> None:
-        self._pay("failed_cost", turn.failed_cost, turn.currency)
-        self._pay("possibly_paid_bound", turn.possibly_paid_bound, turn.currency)
-        self.counts["possibly_paid_unbounded"] += turn.possibly_paid_unbounded
+    def _add_attempt_sums(self, turn: CountedTurn, times: int) -> None:
+        self._pay("failed_cost", turn.failed_cost, turn.currency, times)
+        self._pay("possibly_paid_bound", turn.possibly_paid_bound, turn.currency, times)
+        self.counts["possibly_paid_unbounded"] += times * turn.possibly_paid_unbounded
 
     def _add_attempt(self, attempt: CountedAttempt) -> None:
         for name in ("limiter_wait_s", "retry_wait_s"):
@@ -275,7 +279,7 @@ class GroupTotals:
             self.counts["possibly_paid_unbounded"] += attempt.cost_bound is None
             self._pay("possibly_paid_bound", attempt.cost_bound, attempt.currency)
 
-    def _pay(self, name: str, amount: float | None, currency: str | None) -> None:
+    def _pay(self, name: str, amount: float | None, currency: str | None, times: int = 1) -> None:
         if amount is not None and currency is not None:
             for amounts in (self.money[name], *([self.money["spent"]] if name in ("cost", "failed_cost") else [])):
-                amounts[currency] = amounts.get(currency, Decimal(0)) + exact(amount)
+                amounts[currency] = amounts.get(currency, Decimal(0)) + times * exact(amount)

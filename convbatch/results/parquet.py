@@ -101,6 +101,14 @@ def count_values(path: Path, name: str) -> Counter[str | None]:
     return found
 
 
+def count_rows(path: Path) -> int:
+    """Count the rows of a table file."""
+    import pyarrow.parquet as pq
+
+    with _open_table(path) as file:
+        return pq.read_metadata(file).num_rows
+
+
 def read_frame(path: Path) -> pd.DataFrame:
     """Read a whole table file as a pandas frame."""
     import pyarrow.parquet as pq

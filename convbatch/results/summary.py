@@ -11,8 +11,9 @@ from pathlib import Path
 
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.results.aggregate import CountedTurn, GroupTotals, LatencySteps
-from convbatch.results.cache import read_conversations
-from convbatch.results.columns import STATUSES
+from convbatch.results.cache import read_conversations, verdicts_beside
+from convbatch.results.columns import STATUSES, Row
+from convbatch.results.parquet import count_rows, read_rows
 from convbatch.results.served import ServedCount, served_counts, served_notes
 from convbatch.results.verdicts import dialogue_pass
 
@@ -77,27 +78,70 @@ class TargetSummary:
 
 
 def summarise(
-    turns: Path, targets: Sequence[ManifestTarget], mask: Iterable[bool] = repeat(True)
+    turns: Path, targets: Sequence[ManifestTarget], mask: Iterable[bool] | None = None
 ) -> list[TargetSummary]:
     """Sum up a `turns.parquet` and its `verdicts.parquet` by target, in the order of `targets`.
 
     Args:
         turns: The `turns.parquet`.
         targets: The targets of the run.
-        mask: Whether each row of it counts; a conversation counts if one of its rows does.
+        mask: Whether each row of it counts; a conversation counts if one of its rows does. None: all.
     """
-    counts = iter(mask)
-    totals = {target.name: GroupTotals(LatencySteps()) for target in targets}
-    for rows, verdicts in read_conversations(turns, CountedTurn._fields):
-        counted = [CountedTurn(*row) for row in rows]
-        group = totals[counted[0].target]
-        chosen = [turn for turn, does_count in zip(counted, counts, strict=False) if does_count]
-        for turn in chosen:
-            group.add(turn)
-        if verdicts and chosen:
-            statuses = [turn.status for turn in counted]
-            group.add_conversation(dialogue_pass(statuses, [verdict.passed for verdict in verdicts]))
-    return [_summary(target, totals[target.name]) for target in targets]
+    sums = _EqualTurns({target.name: GroupTotals(LatencySteps()) for target in targets})
+    if mask is None and not count_rows(verdicts_beside(turns)):
+        for row in read_rows(turns, _FIELDS):
+            sums.add(row)
+    else:
+        counts = repeat(True) if mask is None else iter(mask)
+        for rows, verdicts in read_conversations(turns, _FIELDS):
+            chosen = [row for row, does_count in zip(rows, counts, strict=False) if does_count]
+            for row in chosen:
+                sums.add(row)
+            if verdicts and chosen:
+                statuses = [row[_STATUS] for row in rows]
+                passed = dialogue_pass(statuses, [verdict.passed for verdict in verdicts])
+                sums.totals[rows[0][_TARGET]].add_conversation(passed)
+    sums.flush()
+    return [_summary(target, sums.totals[target.name]) for target in targets]
+
+
+_OWN = {"dialogue_index": 0, "repeat": 1, "turn": 1, "dialogue": "", "tags": [], "started_at": None, "latency_s": None,
+        "ttft_s": None, "chunks": None, "itl_p50_s": None}  # fmt: skip
+"""Values of a turn that no sum here needs, or that are counted by themselves; most turns differ in nothing else."""
+_SHARED = [name for name in CountedTurn._fields if name not in _OWN]
+_FIELDS = (*_SHARED, "latency_s", "ttft_s", "dialogue_index", "repeat")
+_KIND = slice(len(_SHARED))
+_TARGET, _STATUS, _LATENCY, _TTFT = map(_FIELDS.index, ("target", "status", "latency_s", "ttft_s"))
+_FINISH, _REUSED = map(_FIELDS.index, ("finish_reason", "reused_from"))
+_MOST_KINDS = 50_000
+"""Held at once."""
+
+
+class _EqualTurns:
+    """Counts equal turns first and adds each kind once, which is faster than turn by turn."""
+
+    def __init__(self, totals: Mapping[str, GroupTotals]) -> None:
+        self.totals = totals
+        self._kinds: Counter[Row] = Counter()
+
+    def add(self, row: Row) -> None:
+        """Count a row with the columns `_FIELDS`."""
+        self._kinds[row[_KIND]] += 1
+        if row[_FINISH] is not None and row[_REUSED] is None:
+            group = self.totals[row[_TARGET]]
+            if row[_LATENCY] is not None:
+                group.latencies.add(row[_LATENCY])
+            if row[_TTFT] is not None:
+                group.ttfts.add(row[_TTFT])
+        if len(self._kinds) >= _MOST_KINDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add what was counted to the totals."""
+        for kind, times in self._kinds.items():
+            turn = CountedTurn(**_OWN, **dict(zip(_SHARED, kind, strict=True)))
+            self.totals[turn.target].add(turn, times=times)
+        self._kinds.clear()
 
 
 def _summary(target: ManifestTarget, totals: GroupTotals) -> TargetSummary:
