@@ -259,7 +259,7 @@ def test_a_large_run_ends_like_any_other(
 ) -> None:
     provider = prepare(tmp_path, simulator, 2_600)
     folder = tmp_path / "out"
-    run = start("run", "d.jsonl", "-o", "out", "-j", "64", "--quiet")
+    run = start("run", "d.jsonl", "-o", "out", "-j", "64", "--no-progress")
     wait_until(lambda: provider.ledger.requests > 1_500, seconds=60)
     pid = table_process(run)
     assert pid is not None
