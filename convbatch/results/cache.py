@@ -18,7 +18,17 @@ from convbatch.journal.manifest import Manifest
 from convbatch.journal.run_folder import RunFolder, shell_quote
 from convbatch.results.columns import CONTRACT, TURNS, VERDICTS, Column, Row, row_builder
 from convbatch.results.conversations import StoredConversation, stored_conversations
-from convbatch.results.parquet import BATCH_ROWS, Arrow, Rows, arrow_table, open_writer, read_rows, read_stamp, schema
+from convbatch.results.parquet import (
+    BATCH_ROWS,
+    Arrow,
+    Rows,
+    arrow_table,
+    open_writer,
+    read_rows,
+    read_stamp,
+    row_groups,
+    schema,
+)
 from convbatch.results.rows import StoredVerdict, judged_conversations, to_json
 
 _MARK = b"convbatch.journal"
@@ -183,8 +193,8 @@ def is_as_it_was_closed(folder: RunFolder, version: str) -> bool:
 
 def write_rows(conversations: Iterable[StoredConversation], turn_file: Arrow, verdict_file: Arrow) -> None:
     """Write the rows of `turns` and `verdicts` of these conversations, batch by batch."""
-    for batch in Rows(columns=TURNS, rows=_turn_rows(conversations, verdict_file)).batches():
-        turn_file.write_table(batch)
+    for group in row_groups(Rows(columns=TURNS, rows=_turn_rows(conversations, verdict_file)).batches()):
+        turn_file.write_table(group)
 
 
 def _turn_rows(conversations: Iterable[StoredConversation], verdict_file: Arrow) -> Iterator[Row]:

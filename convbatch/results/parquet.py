@@ -26,7 +26,10 @@ Arrow: TypeAlias = Any
 """A pyarrow object: its classes are not typed."""
 BATCH_ROWS = 2048
 BATCH_CHARS = 8 * 2**20
-"""A batch ends at whichever comes first; it is also a row group of the file."""
+"""A batch ends at whichever comes first."""
+GROUP_ROWS = 8 * BATCH_ROWS
+GROUP_BYTES = 2 * BATCH_CHARS
+"""A row group of a file ends with the batch that reaches one of them."""
 _PANDAS: Mapping[Dtype, str] = {
     "string": "string",
     "Int64": "Int64",
@@ -99,6 +102,20 @@ def count_values(path: Path, name: str) -> Counter[str | None]:
             for pair in batch.column(0).value_counts().to_pylist():
                 found[pair["values"]] += pair["counts"]
     return found
+
+
+def row_groups(batches: Iterable[Arrow]) -> Iterator[Arrow]:
+    """Join batches to row groups: a reader holds what the footer says of every group."""
+    import pyarrow as pa
+
+    held: list[Arrow] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(one.num_rows for one in held) >= GROUP_ROWS or sum(one.nbytes for one in held) >= GROUP_BYTES:
+            yield pa.concat_tables(held)
+            held.clear()
+    if held:
+        yield pa.concat_tables(held)
 
 
 def count_rows(path: Path) -> int:
