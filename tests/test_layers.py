@@ -63,6 +63,7 @@ def test_read_commands_load_no_module_that_sends(finished_run: tuple[Path, set[s
             "session.session",
             "engine.runner",
             "engine.client",
+            "engine.transport",
             "engine.limiter",
             "journal.writer",
             "config.credentials",

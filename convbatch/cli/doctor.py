@@ -266,7 +266,8 @@ def _print_hint(attempt: Attempt, gateway: Gateway, address: Address | None = No
 
 @asynccontextmanager
 async def _client(target: Target, credentials: Credentials) -> AsyncGenerator[Client]:
-    from convbatch.engine.client import AiohttpTransport, Client
+    from convbatch.engine.client import Client
+    from convbatch.engine.transport import AiohttpTransport
     from convbatch.system import RealClock
 
     gateway = target.gateway

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from convbatch.console.text import printable_lines
 from convbatch.dialogue import effective_settings
-from convbatch.engine.client import Client, NoResponse
+from convbatch.engine.client import Client
 from convbatch.engine.conversation import ConversationState, TurnEnd
+from convbatch.engine.http_values import NoResponse
 from convbatch.engine.plan import Conversation
 from convbatch.engine.turn_records import kept_reply
 from convbatch.errors import SetupError, did_you_mean
@@ -27,7 +28,7 @@ from convbatch.system import RealClock
 
 if TYPE_CHECKING:
     from convbatch.dialogue import Dialogue
-    from convbatch.engine.client import HttpResponse, OutgoingRequest
+    from convbatch.engine.http_values import HttpResponse, OutgoingRequest
     from convbatch.journal.manifest import Manifest
     from convbatch.results.run import Run
 

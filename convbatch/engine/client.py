@@ -1,29 +1,20 @@
-"""The only user of aiohttp: send one request, return an `Attempt`.
+"""Send one request, return an `Attempt`.
 
-This file has sockets, timeouts, proxies, certificates and size limits. The protocol decides what a body means,
+`transport.py` has sockets, timeouts, proxies, certificates and size limits. The protocol decides what a body means,
 `retry.py` whether an attempt was possibly paid, and the rate limiter when it is sent. It knows no provider by name.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import contextvars
 import email.utils
 import functools
-import inspect
-import io
-import ssl
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.client_proto import ResponseHandler
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 from yarl import URL
 
 from convbatch._version import __version__
@@ -31,16 +22,22 @@ from convbatch.config.credentials import apply_auth
 from convbatch.config.gateways import SIMULATOR_URL, Target
 from convbatch.config.key_command import KeyCommand, Token
 from convbatch.dialogue import Message, text_part
-from convbatch.engine.connection_errors import certificate_error, connect_error, lost_connection
-from convbatch.engine.raw_response import RawResponse, read_raw
+from convbatch.engine.http_values import (
+    MAX_BODY_BYTES,
+    HttpResponse,
+    NoResponse,
+    OutgoingRequest,
+    SentCancelled,
+    Transport,
+)
 from convbatch.engine.retry import attempt_class
 from convbatch.engine.split_keys import without_split_keys
 from convbatch.engine.streaming import NO_STREAM, SILENCE_S, StreamWatch
 from convbatch.engine.suspension import Address
-from convbatch.errors import Place, SetupError
+from convbatch.errors import SetupError
 from convbatch.journal.media_store import MediaStore, SharedBody
 from convbatch.protocols import PROTOCOLS
-from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
+from convbatch.protocols.content_encoding import CannotUnpack, unpack
 from convbatch.protocols.model_details import ModelDetails, model_details, next_page
 from convbatch.protocols.reading import Answer, read_answer, with_own_notes
 from convbatch.protocols.replay import as_configured, without_refused_signatures, without_signatures
@@ -51,38 +48,9 @@ from convbatch.redaction import Redactor
 from convbatch.reply import Attempt, Failure, Reply, StatedLimits
 from convbatch.system import Clock
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Limit on a decoded body; a larger one is unreadable."""
-MAX_HEADER_BYTES = 64 * 1024
-MAX_HEADERS = 1000
-CONNECT_TIMEOUT_S = 10.0
 _MAX_PAGES = 100
-_KEPT_BYTES = 1024 * 1024
-_LARGE_BODY = 512 * 1024
 _OWN_HEADERS = {"User-Agent": f"convbatch/{__version__}", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-oneapi-request-id", "x-generation-id", "cf-ray")
-
-
-class OutgoingRequest(NamedTuple):
-    """One HTTP request as it is sent, including the key; never journaled, never printed."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes | SharedBody | None
-    timeout_s: float
-    watch: StreamWatch | None = None
-    """Gets the body of a streamed response piece by piece, and says how long a silence may last."""
-
-
-class HttpResponse(NamedTuple):
-    """One complete HTTP response; `body` is decoded, header names are compared without case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    notes: tuple[str, ...] = ()
-    """What was odd about its encoding."""
 
 
 class ListedModels(NamedTuple):
@@ -91,400 +59,6 @@ class ListedModels(NamedTuple):
     names: tuple[str, ...]
     details: Mapping[str, ModelDetails]
     """By name; only of models of which the gateway says more than the name."""
-
-
-class NoResponse(Exception):  # becomes a Failure at once
-    """No complete response arrived."""
-
-    def __init__(
-        self,
-        kind: str,
-        message: str,
-        *,
-        sent: bool,
-        own_timeout: bool = False,
-        certificate: bool = False,
-        status: int | None = None,
-        headers: Mapping[str, str] | None = None,
-        partial: bytes = b"",
-        notes: tuple[str, ...] = (),
-    ) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.sent = sent
-        self.own_timeout = own_timeout
-        self.certificate = certificate
-        self.status = status
-        self.headers = headers or {}
-        self.partial = partial
-        """What arrived of the body, decoded as far as possible."""
-        self.notes = notes
-        """What was odd about its encoding."""
-
-
-class SentCancelled(asyncio.CancelledError):
-    """Cancelled after bytes may have been sent."""
-
-    def __init__(self, gone: NoResponse) -> None:
-        super().__init__(str(gone))
-        self.gone = gone
-        """What had arrived by then."""
-        self.attempt: Attempt | None = None
-        """What `gone` amounts to; the client sets it."""
-
-
-class Transport(Protocol):
-    """How a request reaches a server: aiohttp, or a simulated provider in the same process."""
-
-    async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
-        """Send one request and return the complete response; raises `NoResponse`."""
-        ...
-
-    async def close(self) -> None:
-        """Close the connections."""
-        ...
-
-
-_progress: contextvars.ContextVar[list[Any]] = contextvars.ContextVar("convbatch_sending_connected")
-"""The connection of the request that is being sent, when there is one."""
-
-
-class _KeepingHandler(ResponseHandler):
-    """Keeps the beginning of what arrives, for a response that aiohttp refuses to read."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.received = bytearray()
-
-    def data_received(self, data: bytes) -> None:
-        if len(self.received) < _KEPT_BYTES:
-            self.received += data
-        super().data_received(data)
-
-    def resume_reading(self, *args: Any, **options: Any) -> None:
-        """Do nothing unless reading was paused: aiohttp calls it for each chunk of HTTP that it hands out."""
-        if getattr(self, "_reading_paused", True):
-            super().resume_reading(*args, **options)
-
-
-class _NotingConnector(aiohttp.TCPConnector):
-    """Connector that records when a request gets its connection, from which moment bytes may be sent.
-
-    It also never reuses a connection on which unrequested bytes arrived, such as a reply delivered twice: they would be
-    read as the response to the next request, possibly of another dialogue. aiohttp checks only when a connection is
-    returned, which is too early for bytes that arrive a moment later. After the first such event no connection is
-    reused at all: a late copy that arrives during the next request cannot be distinguished from its response.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._factory = functools.partial(_KeepingHandler, loop=self._loop)
-        self._used: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._trusts_used = True
-
-    async def connect(self, *args: Any, **kwargs: Any) -> Any:
-        connection = await super().connect(*args, **kwargs)
-        while (protocol := connection.protocol) in self._used and not self._is_clean(protocol):
-            connection.close()
-            connection = await super().connect(*args, **kwargs)
-        self._used.add(protocol)
-        if isinstance(protocol, _KeepingHandler):
-            protocol.received.clear()
-        _progress.get().append(protocol)
-        return connection
-
-    def _is_clean(self, used: Any) -> bool:
-        self._trusts_used = self._trusts_used and not used.should_close
-        return self._trusts_used
-
-
-def _trusting(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # includes ssl.SSLError; the file was readable when the config was loaded
-        raise SetupError(
-            f"ca_file cannot be read: {error.strerror or error}",
-            place=Place(path=ca_file),
-            hint="restore the PEM file, or remove ca_file from the config",
-        ) from None
-
-
-# Releases of aiohttp without this parameter have no limit.
-_LIMIT_OF_HEADERS: dict[str, Any] = (
-    {"max_headers": MAX_HEADERS} if "max_headers" in inspect.signature(aiohttp.ClientSession).parameters else {}
-)
-
-
-class AiohttpTransport:
-    """A transport with its own connection pool, so that a slow gateway never holds another one's connections."""
-
-    def __init__(self, *, ca_file: str | None = None, proxy: str | None = None) -> None:
-        context: ssl.SSLContext | bool = True
-        if ca_file is not None:
-            context = _trusting(ca_file)
-        self._proxy = proxy
-        # limit=0: only the rate limiter decides how many requests are in flight. Redirects, cookies, netrc and
-        # automatic decompression stay off: each of them has leaked keys or memory in other clients.
-        self._session = aiohttp.ClientSession(
-            connector=_NotingConnector(limit=0, ssl=context, keepalive_timeout=30),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-            **_LIMIT_OF_HEADERS,
-        )
-        self._urls: dict[str, URL] = {}
-        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
-
-    async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
-        """Send one request; raises `NoResponse`, which tells whether it may have been sent."""
-        connections: list[Any] = []
-        _progress.set(connections)
-        seen: list[aiohttp.ClientResponse] = []
-        partial = bytearray()
-        try:
-            async with self._session.request(
-                outgoing.method,
-                self._url(outgoing.url),
-                data=_payload(outgoing.body),
-                headers=outgoing.headers,
-                allow_redirects=False,
-                timeout=self._timeout(outgoing.timeout_s),
-                proxy=self._proxy,
-            ) as response:
-                seen.append(response)
-                await _read(response, partial, outgoing.watch)
-                unpacked = _unpacked(bytes(partial), response.headers)
-                if unpacked.is_cut:
-                    partial[:] = unpacked.body
-                    raise _Unreadable("the compressed response body ends too early")
-                return HttpResponse(response.status, response.headers, unpacked.body, unpacked.notes)
-        except asyncio.CancelledError as cancelled:
-            if not connections:
-                raise NotSentCancelled from cancelled
-            raise SentCancelled(_abandoned(seen[0] if seen else None, bytes(partial))) from cancelled
-        except (aiohttp.ClientError, TimeoutError, OSError, _Unreadable, _Silent, ValueError) as error:
-            response: aiohttp.ClientResponse | RawResponse | None = seen[0] if seen else None
-            if response is None and isinstance(error, aiohttp.ClientResponseError) and connections:
-                response = _refused_response(error, connections[-1])
-                partial += b"" if response is None else response.body
-            route = _Route(outgoing.url, self._proxy, outgoing.timeout_s)
-            raise _no_response(error, route, bool(connections), response, bytes(partial)) from error
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._session.close()
-
-    def _url(self, text: str) -> URL:
-        url = self._urls.get(text)
-        if url is None:
-            if len(self._urls) > 1000:
-                self._urls.clear()
-            url = self._urls[text] = URL(text, encoded=True)
-        return url
-
-    def _timeout(self, total_s: float) -> aiohttp.ClientTimeout:
-        timeout = self._timeouts.get(total_s)
-        if timeout is None:
-            timeout = aiohttp.ClientTimeout(total=total_s, connect=CONNECT_TIMEOUT_S)
-            self._timeouts[total_s] = timeout
-        return timeout
-
-
-class NotSentCancelled(asyncio.CancelledError):
-    """Cancelled before any byte was sent."""
-
-
-class _Unreadable(Exception):  # internal signal
-    """The body is too large or cannot be decompressed."""
-
-
-class _Silent(Exception):  # internal signal
-    """A stream sent nothing for too long."""
-
-    def __init__(self, seconds: float, size: int, *, is_over: bool) -> None:
-        after = "its last event" if is_over else f"{size:,} bytes"
-        super().__init__(f"the stream sent nothing for {seconds:g} s after {after}")
-        self.is_over = is_over
-
-
-def _payload(body: bytes | SharedBody | None) -> Any:
-    if isinstance(body, SharedBody):
-        return _SharedPayload(body)
-    if body is not None and len(body) > _LARGE_BODY:
-        return io.BytesIO(body)  # aiohttp warns about large `bytes`, which it writes at once
-    return body
-
-
-class _SharedPayload(aiohttp.Payload):
-    """Writes a body piece by piece, without joining the pieces first."""
-
-    _autoclose = True
-
-    def __init__(self, body: SharedBody) -> None:
-        super().__init__(body)
-        self._size = len(body)
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return bytes(self._value).decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        for piece in self._value.pieces:
-            view = memoryview(piece)
-            for at in range(0, len(view), _LARGE_BODY):
-                await writer.write(view[at : at + _LARGE_BODY])
-
-
-async def _read(response: aiohttp.ClientResponse, into: bytearray, watch: StreamWatch | None) -> None:
-    content = response.content
-    try:
-        if watch is None:
-            while chunk := await content.readany():
-                _append(chunk, into)
-        else:
-            await _read_stream(content, into, watch)
-    except (aiohttp.ClientError, OSError):
-        # What arrived before the connection broke can no longer be read: aiohttp raises first.
-        # There is no public way, and without the attribute only these bytes are lost.
-        for chunk in tuple(getattr(content, "_buffer", ())):
-            into += chunk
-        raise
-
-
-async def _read_stream(content: aiohttp.StreamReader, into: bytearray, watch: StreamWatch) -> None:
-    """Read to the end of the body, not of the stream in it: usage may follow `[DONE]`."""
-    loop = asyncio.get_running_loop()
-    renewed = 0.0
-    silence = asyncio.timeout(watch.silence_s)
-    try:
-        async with silence:
-            while chunk := await content.readany():
-                _append(chunk, into)
-                watch.received(chunk)
-                if (now := loop.time()) > renewed or watch.is_over:
-                    renewed = now + min(1.0, watch.silence_s / 8)  # not for each of a thousand chunks
-                    silence.reschedule(now + watch.silence_s)
-    except TimeoutError:
-        if not silence.expired():
-            raise  # the timeout of the attempt
-        raise _Silent(watch.silence_s, len(into), is_over=watch.is_over) from None
-
-
-def _append(chunk: bytes, into: bytearray) -> None:
-    into += chunk
-    if len(into) > MAX_BODY_BYTES:
-        raise _Unreadable(f"the response body is larger than {MAX_BODY_BYTES // 2**20} MiB")
-
-
-def _unpacked(body: bytes, headers: CIMultiDictProxy[str]) -> Unpacked:
-    encoding = ",".join(headers.getall("Content-Encoding", ()))
-    try:
-        return unpack(body, encoding, headers.get("Content-Type", ""), max_bytes=MAX_BODY_BYTES)
-    except CannotUnpack as error:
-        raise _Unreadable(str(error)) from None
-
-
-_CERTIFICATE = (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)
-# The words of aiohttp and llhttp, which quote the response after them.
-_BROKEN_LIMITS = (
-    (f"Got more than {MAX_HEADER_BYTES} bytes", f"a header is longer than {MAX_HEADER_BYTES // 1024} KiB"),
-    ("Too many headers received", f"it has more than {MAX_HEADERS:,} headers"),
-)
-_BROKEN_RULES = (
-    *_BROKEN_LIMITS,
-    ("Content-Length", "its Transfer-Encoding and Content-Length contradict each other or are invalid"),
-    ("Transfer-Encoding", "its Transfer-Encoding is invalid"),
-    ("chunk size", "its chunked Transfer-Encoding is broken"),
-)
-_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
-
-
-def _proxy_status(error: Exception) -> int | None:
-    """Return the status with which a proxy refused a connection; 0 if its answer cannot be read, None without one."""
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return error.status
-    return 0 if isinstance(error, aiohttp.ClientResponseError) else None
-
-
-class _Route(NamedTuple):
-    """Where a request went."""
-
-    url: str
-    proxy: str | None
-    timeout_s: float
-
-
-def _no_response(
-    error: Exception,
-    route: _Route,
-    connected: bool,
-    response: aiohttp.ClientResponse | RawResponse | None,
-    partial: bytes,
-) -> NoResponse:
-    """Classify an exception of aiohttp by its type and system error; its text may contain URLs and headers."""
-    if isinstance(error, _CERTIFICATE):
-        return NoResponse("connection", certificate_error(error, route.url), sent=False, certificate=True)
-    if isinstance(error, _NEVER_SENT) or not connected:
-        kind = "timeout" if isinstance(error, TimeoutError) else "connection"
-        timeout_s = min(CONNECT_TIMEOUT_S, route.timeout_s)
-        why = connect_error(error, route.url, route.proxy, timeout_s=timeout_s, proxy_status=_proxy_status(error))
-        return NoResponse(kind, f"could not connect: {why}", sent=False)
-    known = _known_so_far(error, response, partial)
-    if isinstance(error, _Unreadable):
-        return NoResponse("bad_response", str(error), sent=True, **known)
-    if isinstance(error, _Silent):
-        return NoResponse("timeout", str(error), sent=True, own_timeout=True, **known)
-    if isinstance(error, TimeoutError):
-        return NoResponse(
-            "timeout",
-            f"no complete answer within the attempt timeout of {route.timeout_s:g} s",
-            sent=True,
-            own_timeout=True,
-            **known,
-        )
-    if (broken := _broken_rule(error)) is not None:
-        return NoResponse("bad_response", f"the response cannot be read: {broken}", sent=True, **known)
-    return NoResponse(
-        "connection", lost_connection(error, route.url, has_begun=response is not None), sent=True, **known
-    )
-
-
-def _abandoned(response: aiohttp.ClientResponse | None, partial: bytes) -> NoResponse:
-    known = _known_so_far(None, response, partial)
-    return NoResponse("connection", "abandoned on request", sent=True, **known)
-
-
-def _known_so_far(
-    error: Exception | None, response: aiohttp.ClientResponse | RawResponse | None, partial: bytes
-) -> dict[str, Any]:
-    """Return what is known of a response that broke off, its body decoded as far as possible."""
-    if response is None:
-        return {}
-    notes: tuple[str, ...] = ()
-    if not isinstance(error, _Unreadable):
-        try:
-            unpacked = _unpacked(partial, response.headers)
-        except _Unreadable:
-            pass
-        else:
-            partial, notes = unpacked.body, unpacked.notes
-    return {"status": response.status, "headers": response.headers, "partial": partial, "notes": notes}
-
-
-def _refused_response(error: aiohttp.ClientResponseError, connection: Any) -> RawResponse | None:
-    """Return a response that aiohttp refused to read, unless its headers are beyond the limits."""
-    if not isinstance(connection, _KeepingHandler) or any(words in error.message for words, _ in _BROKEN_LIMITS):
-        return None
-    return read_raw(bytes(connection.received))
-
-
-def _broken_rule(error: Exception) -> str | None:
-    """Name the rule of HTTP that a response broke, so that aiohttp refused it; None for another error."""
-    if not isinstance(error, aiohttp.ClientResponseError):
-        return None
-    known = next((said for words, said in _BROKEN_RULES if words in error.message), None)
-    return known or f"it is not HTTP as it should be ({error.message.partition(':')[0][:60]})"
 
 
 def _joined(*notes: str | None) -> str | None:

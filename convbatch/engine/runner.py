@@ -16,8 +16,8 @@ from typing import Any, Literal, Protocol
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings, Turn, effective_settings
 from convbatch.engine.budget import BudgetReached, Reservation
 from convbatch.engine.call import Call
-from convbatch.engine.client import NotSentCancelled, SentCancelled
 from convbatch.engine.conversation import ConversationState, Past, TurnEnd
+from convbatch.engine.http_values import NotSentCancelled, SentCancelled
 from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, Tokens
 from convbatch.engine.plan import Conversation
 from convbatch.engine.retry import (

@@ -20,7 +20,7 @@ from convbatch.session.options import OutputOptions
 from convbatch.session.spec import LogSpec
 
 if TYPE_CHECKING:
-    from convbatch.engine.client import HttpResponse, OutgoingRequest, Transport
+    from convbatch.engine.http_values import HttpResponse, OutgoingRequest, Transport
 
 _BEGINS_LIKE_A_LOG = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:")
 _STANDARD_STREAMS = ("-", "/dev/stdout", "/dev/stderr")

@@ -24,7 +24,7 @@ from convbatch.session.spec import SessionResult, SessionSpec
 if TYPE_CHECKING:
     from convbatch.config.gateways import Gateway, Target
     from convbatch.engine.budget import Budget, BudgetShare
-    from convbatch.engine.client import Transport
+    from convbatch.engine.http_values import Transport
     from convbatch.engine.plan import Conversation
     from convbatch.engine.runner import Runner
     from convbatch.journal.index import Archive, TurnHistory

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from convbatch.config.credentials import Credentials
     from convbatch.config.gateways import Gateway, Limits, Target
-    from convbatch.engine.client import Transport
+    from convbatch.engine.http_values import Transport
     from convbatch.engine.limiter import RateLimiter
     from convbatch.engine.turn_tokens import TokenEstimates
     from convbatch.engine.worker import TargetWorker
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def http_transports(credentials: Credentials) -> Callable[[Gateway], Transport]:
     """Return a function that opens the HTTP transport to a gateway, through its proxy if there is one."""
-    from convbatch.engine.client import AiohttpTransport
+    from convbatch.engine.transport import AiohttpTransport
 
     def connect(gateway: Gateway) -> Transport:
         return AiohttpTransport(ca_file=gateway.ca_file, proxy=credentials.proxy(gateway))

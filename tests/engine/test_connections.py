@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from convbatch.engine.client import AiohttpTransport, NoResponse, OutgoingRequest
+from convbatch.engine.http_values import NoResponse, OutgoingRequest
+from convbatch.engine.transport import AiohttpTransport
 from tests.support.virtual_run import NOT_CONNECTED, Unreachable
 
 BODY = b'{"contents":[]}'

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convbatch.engine.client import AiohttpTransport, HttpResponse, NoResponse, OutgoingRequest
+from convbatch.engine.http_values import HttpResponse, NoResponse, OutgoingRequest
 from convbatch.engine.raw_response import RawResponse, read_raw
+from convbatch.engine.transport import AiohttpTransport
 from tests.conftest import examples
 
 BODY = b'{"choices": [1, 2, 3]}'

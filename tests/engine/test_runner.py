@@ -24,8 +24,9 @@ import pytest
 import convbatch as cb
 from convbatch.cli.run import run
 from convbatch.config.gateways import Limits
-from convbatch.engine.client import AiohttpTransport, NoResponse, OutgoingRequest
+from convbatch.engine.http_values import NoResponse, OutgoingRequest
 from convbatch.engine.runner import RunRules
+from convbatch.engine.transport import AiohttpTransport
 from convbatch.session.options import RunOptions
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.http import Request

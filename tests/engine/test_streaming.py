@@ -18,8 +18,10 @@ import pytest
 
 from convbatch.config.gateways import Gateway, Target
 from convbatch.dialogue import Message, text_part
-from convbatch.engine.client import AiohttpTransport, Client, SentCancelled
+from convbatch.engine.client import Client
+from convbatch.engine.http_values import SentCancelled
 from convbatch.engine.streaming import StreamWatch
+from convbatch.engine.transport import AiohttpTransport
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.reading import read_answer
 from convbatch.protocols.sse import SseParser

@@ -16,7 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from convbatch.engine.client import MAX_BODY_BYTES, AiohttpTransport, HttpResponse, NoResponse, OutgoingRequest
+from convbatch.engine.http_values import MAX_BODY_BYTES, HttpResponse, NoResponse, OutgoingRequest
+from convbatch.engine.transport import AiohttpTransport
 from tests.support.canary import CANARY
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"

@@ -477,6 +477,7 @@ def test_reading_writing_and_printing_tables_need_neither_pandas_nor_the_engine(
         for name in (
             "engine.runner",
             "engine.client",
+            "engine.transport",
             "engine.limiter",
             "config.gateways",
             "journal.writer",

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import convbatch as cb
-from convbatch.engine.client import AiohttpTransport, OutgoingRequest
+from convbatch.engine.http_values import OutgoingRequest
+from convbatch.engine.transport import AiohttpTransport
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from convbatch.engine.client import AiohttpTransport, NoResponse, OutgoingRequest, Transport
+from convbatch.engine.http_values import NoResponse, OutgoingRequest, Transport
+from convbatch.engine.transport import AiohttpTransport
 from convbatch.results.run import load
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from convbatch.cli.main import guarded
-from convbatch.engine.client import HttpResponse, OutgoingRequest
+from convbatch.engine.http_values import HttpResponse, OutgoingRequest
 from convbatch.errors import is_out_of_memory
 from convbatch.exit_codes import ExitCode
 from convbatch.session.options import RunOptions

@@ -8,7 +8,7 @@ import pytest
 
 from convbatch.dialogue import Dialogue
 from convbatch.engine.call import Call
-from convbatch.engine.client import OutgoingRequest
+from convbatch.engine.http_values import OutgoingRequest
 from convbatch.engine.retry import INITIAL_RETRY_STATE, GiveUp, SendAgain, Step, SuspendTarget
 from convbatch.errors import SetupError
 from convbatch.redaction import Redactor, Secret

@@ -27,7 +27,7 @@ import orjson
 from convbatch.config.credentials import Credentials
 from convbatch.config.gateways import Gateway, Limits, Target, target_to_manifest
 from convbatch.dialogue import Dialogue
-from convbatch.engine.client import (
+from convbatch.engine.http_values import (
     CONNECT_TIMEOUT_S,
     MAX_BODY_BYTES,
     HttpResponse,

@@ -1,0 +1,95 @@
+"""One HTTP request and its response as values, and how they fail: what a client and a transport have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from convbatch.engine.streaming import StreamWatch
+from convbatch.journal.media_store import SharedBody
+from convbatch.reply import Attempt
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""Limit on a decoded body; a larger one is unreadable."""
+MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADERS = 1000
+CONNECT_TIMEOUT_S = 10.0
+
+
+class OutgoingRequest(NamedTuple):
+    """One HTTP request as it is sent, including the key; never journaled, never printed."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | SharedBody | None
+    timeout_s: float
+    watch: StreamWatch | None = None
+    """Gets the body of a streamed response piece by piece, and says how long a silence may last."""
+
+
+class HttpResponse(NamedTuple):
+    """One complete HTTP response; `body` is decoded, header names are compared without case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    notes: tuple[str, ...] = ()
+    """What was odd about its encoding."""
+
+
+class NoResponse(Exception):  # becomes a Failure at once
+    """No complete response arrived."""
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        sent: bool,
+        own_timeout: bool = False,
+        certificate: bool = False,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        partial: bytes = b"",
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.sent = sent
+        self.own_timeout = own_timeout
+        self.certificate = certificate
+        self.status = status
+        self.headers = headers or {}
+        self.partial = partial
+        """What arrived of the body, decoded as far as possible."""
+        self.notes = notes
+        """What was odd about its encoding."""
+
+
+class SentCancelled(asyncio.CancelledError):
+    """Cancelled after bytes may have been sent."""
+
+    def __init__(self, gone: NoResponse) -> None:
+        super().__init__(str(gone))
+        self.gone = gone
+        """What had arrived by then."""
+        self.attempt: Attempt | None = None
+        """What `gone` amounts to; the client sets it."""
+
+
+class Transport(Protocol):
+    """How a request reaches a server: aiohttp, or a simulated provider in the same process."""
+
+    async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
+        """Send one request and return the complete response; raises `NoResponse`."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class NotSentCancelled(asyncio.CancelledError):
+    """Cancelled before any byte was sent."""
