@@ -8,6 +8,7 @@ A value created for every turn is a `NamedTuple`, here and elsewhere: a frozen d
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -226,11 +227,11 @@ def is_open(status: str | None, error_kind: str | None) -> bool:
 def usage_to_plain(usage: Usage) -> dict[str, Any]:
     """Return the journal form; None is omitted."""
     plain: dict[str, Any] = {"source": usage.source}
-    for name in (*USAGE_COUNTS, *PRICED_PARTS, "consistent"):
-        value = getattr(usage, name)
+    for name, value in zip(_IN_PLAIN, _values_in_plain(usage), strict=True):
         if value is not None:
             plain[name] = value
-    plain |= {name: True for name in PRICE_FLAGS if getattr(usage, name)}
+    if usage.has_uncounted_media or usage.has_tools_billed_apart:
+        plain |= {name: True for name in PRICE_FLAGS if getattr(usage, name)}
     return plain
 
 
@@ -245,27 +246,33 @@ PRICED_PARTS = (
 """Counts that only prices need; they are in the journal and not in the tables."""
 PRICE_FLAGS = ("has_uncounted_media", "has_tools_billed_apart")
 """What makes a cost unknown though the counts are known."""
+_IN_PLAIN = (*USAGE_COUNTS, *PRICED_PARTS, "consistent")
+_values_in_plain = operator.attrgetter(*_IN_PLAIN)
 
 
 def reply_to_plain(reply: Reply) -> dict[str, Any]:
     """Return the journal form without `raw_turn`, which is parsed again from the stored body; None is omitted."""
     plain: dict[str, Any] = {"finish_reason": reply.finish_reason, "usage": usage_to_plain(reply.usage)}
-    for name in ("text", "thought", "finish_reason_raw", "blocked", "model_version", "response_id"):
-        value = getattr(reply, name)
+    for name, value in zip(_TEXTS_IN_PLAIN, _texts_in_plain(reply), strict=True):
         if value is not None:
             plain[name] = value
     if reply.tool_calls:
         plain["tool_calls"] = [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in reply.tool_calls]
-    for name in ("has_media", "is_paused"):
-        if getattr(reply, name):
-            plain[name] = True
+    if reply.has_media:
+        plain["has_media"] = True
+    if reply.is_paused:
+        plain["is_paused"] = True
     if reply.media:
         plain["media"] = [one.to_plain() for one in reply.media]
-    for name in ("service_tier", "mean_logprob"):
-        value = getattr(reply, name)
-        if value is not None:
-            plain[name] = value
+    if reply.service_tier is not None:
+        plain["service_tier"] = reply.service_tier
+    if reply.mean_logprob is not None:
+        plain["mean_logprob"] = reply.mean_logprob
     return plain
+
+
+_TEXTS_IN_PLAIN = ("text", "thought", "finish_reason_raw", "blocked", "model_version", "response_id")
+_texts_in_plain = operator.attrgetter(*_TEXTS_IN_PLAIN)
 
 
 def reply_from_plain(plain: Mapping[str, Any]) -> Reply:

@@ -65,6 +65,16 @@ def _joined(*notes: str | None) -> str | None:
     return "; ".join(filter(None, notes)) or None
 
 
+def _has_joined_text(outcome: Reply | Failure, body: bytes) -> bool:
+    """Whether an outcome may have a text that is not in the body in one piece, so that no search found keys in it."""
+    texts = [outcome.text]
+    if isinstance(outcome, Reply):
+        if outcome.tool_calls:
+            return True
+        texts.append(outcome.thought)
+    return any(text.encode("utf-8", "surrogatepass") not in body for text in texts if text)
+
+
 def _is_whole(outcome: Reply | Failure, status: int) -> bool:
     """Whether an answer that broke off holds all that matters: a reply, or an error object."""
     if isinstance(outcome, Reply):
@@ -352,7 +362,8 @@ class Client:
         folded = None if sent.watch is None else sent.watch.close()
         is_plain = body is response.body and response.status == 200 and not response.notes and not is_cut
         answer = read(body) if folded is None or not is_plain else with_own_notes(Answer(self._as_configured(folded)))
-        if self._has_split_key(answer.outcome, body):
+        has_joined = _has_joined_text(answer.outcome, body)
+        if has_joined and self._has_split_key(answer.outcome, body):
             body = without_split_keys(body, self._redactor)
             answer = read(body)
         outcome = answer.outcome
@@ -364,6 +375,7 @@ class Client:
             outcome = replace(outcome, text=self._joined_text(outcome.text, body)[0])
         else:
             cls = "replied"
+        if has_joined and isinstance(outcome, Reply):
             outcome, joined = self._without_keys(outcome, body)
             left = left or joined
         attempt = self._attempt(outcome, cls, response, sent, body=body, left=left, note=note)

@@ -14,10 +14,13 @@ from convbatch.dataset.tool_script import NoResult, ToolScript, is_order_depende
 from convbatch.dialogue import HistoryMode, Message, Part, Settings, ToolResult, Turn, scripted_messages, text_part
 from convbatch.engine.media_tokens import most_media_tokens
 from convbatch.engine.plan import Conversation, TokenBound, TurnKeys, max_output_bound
+from convbatch.journal.records import RecordHead, encode_head
 from convbatch.media import type_of_path
 from convbatch.protocols.replay import WITHOUT_SIGNATURES
 from convbatch.protocols.wire import Ask
 from convbatch.reply import NO_USAGE, RESULT_KINDS, Attempt, Reply, Status, Usage, is_open, status_of
+
+_OF_CONVERSATION = ("index", "dialogue", "target", "repeat")
 
 
 class PastTurn(Protocol):
@@ -100,6 +103,7 @@ class ConversationState:
         self._bound_of_turn: TokenBound | None = None
         self._token_bound = TokenBound(conversation.dialogue)
         self._history_mode: HistoryMode = history
+        self._head: RecordHead | None = None
         self._live = history == "live"
         if past is not None:
             self.past = past(conversation)
@@ -290,11 +294,23 @@ class ConversationState:
             ident |= {} if about.repairs is None else {"repairs": about.repairs}
         return ident
 
-    def ident_of_attempt(self, number: int, key: str, attempt: int, *, step: int | None = None) -> dict[str, Any]:
+    def head(self, number: int) -> RecordHead:
+        """Return the fields that identify a turn, for its records."""
+        if self.conversation.about is not None:
+            return RecordHead(self.ident(number), None)
+        begun = self._head
+        if begun is None:  # the turn is the last of the fields
+            begun = self._head = encode_head({name: self.ident(0)[name] for name in _OF_CONVERSATION})
+        fields = {**begun.fields, "turn": number}
+        return RecordHead(fields, None if begun.encoded is None else b'%b,"turn":%d' % (begun.encoded, number))
+
+    def attempt_fields(self, key: str, attempt: int, *, step: int | None = None) -> dict[str, Any]:
         """Return the fields that identify an attempt at a step of a turn, the current one unless told."""
         step = step or self.step
-        ident = {**self.ident(number), "key": key, "attempt": attempt, "role": self.role}
-        return ident if step == 1 else {**ident, "step": step}
+        fields: dict[str, Any] = {"key": key, "attempt": attempt, "role": self.role}
+        if step != 1:
+            fields["step"] = step
+        return fields
 
     def token_bounds(self, settings: Settings) -> dict[str, int]:
         """Return the most tokens of the next request, and of its reply if that is limited."""

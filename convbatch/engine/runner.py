@@ -31,18 +31,19 @@ from convbatch.engine.retry import (
     signal,
 )
 from convbatch.engine.turn_records import (
+    ATTEMPT_FIELDS,
     READ_AGAIN_FIELDS,
     REUSED_FIELDS,
     body_fields,
     kept_reply,
-    outcome_record,
+    outcome_fields,
     price_fields,
     restore_media,
 )
 from convbatch.engine.turn_tokens import counted_tokens
 from convbatch.engine.worker import TargetWorker
 from convbatch.errors import ConvbatchError, JournalError, JournalReplaced, SetupError, is_out_of_memory
-from convbatch.journal.records import kept_body
+from convbatch.journal.records import Record, RecordHead, kept_body
 from convbatch.journal.writer import Journal
 from convbatch.protocols.stated_limits import counted_by
 from convbatch.protocols.wire import Ask, CannotCarry
@@ -246,9 +247,11 @@ class Runner:
                 continue
             settings = self._settings(worker, conversation, turn)
             key = state.keys.key(settings)
-            past_end = self._past_end(worker, state, number, key)
-            end = past_end or await self._read_stored(worker, state, number, key)
-            end = end or await self._reuse_reply(worker, state, number, key)
+            past_end = end = self._past_end(worker, state, number, key)
+            if end is None and number in state.past:
+                end = await self._read_stored(worker, state, number, key)
+            if end is None and self._reuse is not None:
+                end = await self._reuse_reply(worker, state, number, key)
             if end is None and state.ended is not None:
                 end = await self._skip(worker, state, number, key)
             if end is None:
@@ -304,8 +307,8 @@ class Runner:
             (reply, note), body = worker.client.read_unread(stored["http_status"], kept_body(stored))
             if not isinstance(reply, Reply) or status_of(reply) == "error":
                 continue
-            outcome = {
-                **state.ident_of_attempt(number, key, stored["attempt"]),
+            fields = {
+                **state.attempt_fields(key, stored["attempt"]),
                 "class": "replied",
                 **{field: stored[field] for field in READ_AGAIN_FIELDS if field in stored},
                 "reply": reply_to_plain(reply),
@@ -314,8 +317,9 @@ class Runner:
                 "wire_note": "; ".join(filter(None, (note, "read again from the journal"))),
                 "read_again": True,
             }
+            outcome = Record("outcome", state.head(number), fields)
             end = state.end_of_step(TurnEnd(status=status_of(reply), reply=reply))
-            await self._journal.commit(*self._closing_records({"kind": "outcome", **outcome}, state, number, end))
+            await self._journal.commit(*self._closing_records(outcome, state, number, end))
             return end
         return None
 
@@ -334,22 +338,22 @@ class Runner:
             return None
         reused_from = str(found.kept.get("reused_from", name))
         for step, (kept, reply) in enumerate(zip(found.replied, replies, strict=True), 1):
-            outcome = {
-                "kind": "outcome",
-                **state.ident_of_attempt(number, key, 0, step=step),
+            fields: dict[str, Any] = {
+                **state.attempt_fields(key, 0, step=step),
                 "class": "replied",
                 **{field: kept[field] for field in REUSED_FIELDS if field in kept},
                 "reused_from": reused_from,
             }
             if worker.target.gateway.thinking_tags is not None or reply.media:
-                outcome["reply"] = reply_to_plain(reply)  # the other run may have read the body otherwise
+                fields["reply"] = reply_to_plain(reply)  # the other run may have read the body otherwise
+            outcome = Record("outcome", state.head(number), fields)
             ends = end if step == len(replies) else None
             await self._journal.commit(*self._closing_records(outcome, state, number, ends, reused_from=reused_from))
         return end
 
     async def _skip(self, worker: TargetWorker, state: ConversationState, number: int, key: str) -> TurnEnd:
         end = TurnEnd(status="skipped", reply=None, reason=state.ended)
-        await self._journal.commit(self._turn_record(state, number, key, end))
+        await self._journal.commit(self._turn_record(state.head(number), key, end))
         return end
 
     async def _ask_steps(
@@ -358,9 +362,14 @@ class Runner:
         """Ask step by step until the turn has a terminal state; None if it stays pending."""
         while True:
             step = state.step
-            end = await self._read_stored(worker, state, number, key)
+            end = None
+            if number in state.past:
+                end = await self._read_stored(worker, state, number, key)
             if end is None and state.step == step:
-                end = await self._ask_cached(worker, state, number, key, settings)
+                if settings.cache in ("auto", "1h") and state.conversation.dialogue.system:
+                    end = await self._ask_cached(worker, state, number, key, settings)
+                else:
+                    end = await self._ask(worker, state, number, key, settings)
             if end is not None or state.step == step:
                 return end
 
@@ -369,8 +378,7 @@ class Runner:
     ) -> TurnEnd | None:
         """Send the turn as `_ask`; with prompt caching, after the first reply to another turn with this system text."""
         system = state.conversation.dialogue.system
-        if settings.cache not in ("auto", "1h") or not system:
-            return await self._ask(worker, state, number, key, settings)
+        assert system is not None
         async with worker.warmup.turn(system) as first:
             step = state.step
             end = await self._ask(worker, state, number, key, settings)
@@ -399,19 +407,23 @@ class Runner:
             reservation, permit = admitted
             try:
                 state.attempts += 1
-                ident = state.ident_of_attempt(number, key, state.attempts)
+                head, fields = state.head(number), state.attempt_fields(key, state.attempts)
                 if reservation is not None:
                     reservation.is_sent = True
                 call = _call(worker, state, number, permit)
                 self._listener.sending(call)
-                attempt = state.noted(await self._send(worker, ask, ident, size, self._listener.on_text(call), permit))
+                attempt = state.noted(
+                    await self._send(
+                        worker, ask, Record("intent", head, fields | size), self._listener.on_text(call), permit
+                    )
+                )
                 bare = worker.client.without_refused_signatures(ask, attempt)
                 prices = worker.prices_as_served(attempt.outcome)
                 if worker.budget_share is not None and reservation is not None:
                     worker.budget_share.settle(reservation, attempt, prices)
                 step = self._decide(worker, state, attempt, permit, retry_state, settings, asks_again=bare is not None)
-                outcome = outcome_record(ident, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)
-                outcome |= price_fields(prices)
+                fields = outcome_fields(fields, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)
+                outcome = Record("outcome", head, fields | price_fields(prices) if prices is not None else fields)
                 end = state.end_of_step(_terminal(attempt, step))
                 # The place in flight is released only after the reply is durable.
                 await self._journal.commit(*self._closing_records(outcome, state, number, end))
@@ -455,14 +467,13 @@ class Runner:
         self,
         worker: TargetWorker,
         ask: Ask,
-        ident: dict[str, Any],
-        size: Mapping[str, int],
+        intent: Record,
         on_text: Callable[[str], None] | None,
         permit: Permit,
     ) -> Attempt:
         # No await between here and the send: the rate was acquired just before, and an earlier intent would mark a
         # request as possibly paid that was only waiting.
-        self._journal.append({"kind": "intent", **ident, **size})
+        self._journal.append(intent)
         started, begun = self._system.clock.wall(), self._system.clock.monotonic()
         try:
             attempt = await worker.client.attempt(ask, on_text)
@@ -471,24 +482,27 @@ class Runner:
             failure = Failure(kind="invalid_request", message=str(limit))
             attempt = Attempt(outcome=failure, cls="not_sent", started_at=started)
         except asyncio.CancelledError as cancelled:
-            self._journal.append(self._cancelled_record(cancelled, ident, started, begun, permit))
+            self._journal.append(self._cancelled_record(cancelled, intent, started, begun, permit))
             raise
         return attempt
 
     def _cancelled_record(
-        self, cancelled: asyncio.CancelledError, ident: dict[str, Any], started: float, begun: float, permit: Permit
-    ) -> dict[str, Any]:
+        self, cancelled: asyncio.CancelledError, intent: Record, started: float, begun: float, permit: Permit
+    ) -> Record:
         """Return the `outcome` record of a request that was cancelled: with the reply, if all of it has arrived."""
+        about = {name: value for name, value in intent.fields.items() if name in ATTEMPT_FIELDS}
         if isinstance(cancelled, SentCancelled) and cancelled.attempt is not None:
-            return outcome_record(ident, cancelled.attempt, limiter_wait_s=permit.waited_s, retry_wait_s=0.0)
-        return {
-            "kind": "outcome",
-            **ident,
+            waited_s = permit.waited_s
+            fields = outcome_fields(about, cancelled.attempt, limiter_wait_s=waited_s, retry_wait_s=0.0)
+            return Record("outcome", intent.head, fields)
+        fields = {
+            **about,
             "class": "not_sent" if isinstance(cancelled, NotSentCancelled) else "abandoned",
             "started_at": started,
             "latency_s": self._system.clock.monotonic() - begun,
             "error": {"kind": "connection", "message": "abandoned on request"},
         }
+        return Record("outcome", intent.head, fields)
 
     def _decide(
         self,
@@ -546,29 +560,28 @@ class Runner:
 
     def _closing_records(
         self,
-        outcome: dict[str, Any],
+        outcome: Record,
         state: ConversationState,
         number: int,
         end: TurnEnd | None,
         *,
         reused_from: str | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Record]:
         """Return an `outcome` record with what follows from it: the end of the turn, or that it goes on."""
         if end is not None:
-            return [outcome, self._turn_record(state, number, outcome["key"], end, reused_from=reused_from)]
-        if outcome["class"] == "replied":
-            outcome["continues"] = True
+            key = outcome.fields["key"]
+            return [outcome, self._turn_record(outcome.head, key, end, reused_from=reused_from)]
+        if outcome.fields["class"] == "replied":
+            outcome.fields["continues"] = True
         return [outcome]
 
-    def _turn_record(
-        self, state: ConversationState, number: int, key: str, end: TurnEnd, *, reused_from: str | None = None
-    ) -> dict[str, Any]:
-        record: dict[str, Any] = {"kind": "turn", **state.ident(number), "key": key, "status": end.status}
+    def _turn_record(self, head: RecordHead, key: str, end: TurnEnd, *, reused_from: str | None = None) -> Record:
+        fields: dict[str, Any] = {"key": key, "status": end.status}
         if end.reason is not None:
-            record["reason"] = end.reason
+            fields["reason"] = end.reason
         if reused_from is not None:
-            record["reused_from"] = reused_from
-        return record
+            fields["reused_from"] = reused_from
+        return Record("turn", head, fields)
 
     def _count(self, worker: TargetWorker, end: TurnEnd, *, before: bool = False) -> None:
         worker.counts[end.status] += 1

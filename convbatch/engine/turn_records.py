@@ -11,6 +11,8 @@ from convbatch.journal.records import kept_body
 from convbatch.pricing import PriceTable
 from convbatch.reply import Attempt, Reply, failure_to_plain, reply_from_plain, reply_to_plain
 
+ATTEMPT_FIELDS = ("key", "attempt", "role", "step")
+"""What identifies an attempt at a turn."""
 STREAM_FIELDS = ("ttft_s", "chunks", "itl_p50_s", "itl_p95_s")
 _ANSWER_FIELDS = ("http_status", "request_id", "started_at", "latency_s", *STREAM_FIELDS, "key_in_body")
 REUSED_FIELDS = (*_ANSWER_FIELDS, "reply", "body", "body_b64", "wire_note", "prices")
@@ -35,15 +37,24 @@ def restore_media(client: Client, records: Iterable[Mapping[str, Any]]) -> None:
             kept_reply(client, record)
 
 
-def outcome_record(
-    ident: Mapping[str, Any], attempt: Attempt, *, limiter_wait_s: float, retry_wait_s: float
+def outcome_fields(
+    fields: Mapping[str, Any], attempt: Attempt, *, limiter_wait_s: float, retry_wait_s: float
 ) -> dict[str, Any]:
-    """Return the `outcome` record of an attempt."""
-    record: dict[str, Any] = {"kind": "outcome", **ident, "class": attempt.cls, "started_at": attempt.started_at}
-    for name in ("http_status", "request_id", "latency_s", *STREAM_FIELDS, "wire_note"):
-        value = getattr(attempt, name)
-        if value is not None:
-            record[name] = value
+    """Return the fields of the `outcome` record of an attempt, after those that identify it."""
+    record: dict[str, Any] = {**fields, "class": attempt.cls, "started_at": attempt.started_at}
+    if attempt.http_status is not None:
+        record["http_status"] = attempt.http_status
+    if attempt.request_id is not None:
+        record["request_id"] = attempt.request_id
+    if attempt.latency_s is not None:
+        record["latency_s"] = attempt.latency_s
+    if attempt.chunks is not None or attempt.ttft_s is not None:
+        for name in STREAM_FIELDS:
+            value = getattr(attempt, name)
+            if value is not None:
+                record[name] = value
+    if attempt.wire_note is not None:
+        record["wire_note"] = attempt.wire_note
     if limiter_wait_s:
         record["limiter_wait_s"] = limiter_wait_s
     if retry_wait_s:
@@ -55,7 +66,7 @@ def outcome_record(
     else:
         record["error"] = failure_to_plain(attempt.outcome)
     if attempt.body is not None:
-        record |= body_fields(attempt.body)
+        record.update(body_fields(attempt.body))
     return record
 
 

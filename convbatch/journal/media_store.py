@@ -80,6 +80,8 @@ class MediaStore:
         Raises:
             SetupError: A file is missing, or is not what it was when the run began.
         """
+        if not any(map(_has_files, messages)):
+            return tuple(messages)
         return tuple(_changed(message, self._marked_part) if _has_files(message) else message for message in messages)
 
     def body(self, built: bytes) -> bytes | SharedBody:
@@ -165,7 +167,10 @@ def _changed(message: Message, change: Callable[[Part], Part]) -> Message:
 
 
 def _has_files(message: Message) -> bool:
-    return any(part.path is not None for part in message.parts) or any(result.media for result in message.results)
+    for part in message.parts:
+        if part.path is not None:
+            return True
+    return bool(message.results) and any(result.media for result in message.results)
 
 
 def read_media(folder: Path, path: str) -> bytes:

@@ -34,7 +34,23 @@ _MAX_DIGITS = 18
 """Of a record number: nineteen digits may exceed 64 bits."""
 
 
-def encode_line(seq: int, at: float, record: Mapping[str, Any]) -> bytes:
+class RecordHead(NamedTuple):
+    """The first fields of several records, such as those of one turn, encoded once."""
+
+    fields: Mapping[str, Any]
+    encoded: bytes | None
+    """JSON of the fields without braces; None where orjson cannot write it, or where a later field may be the same."""
+
+
+class Record(NamedTuple):
+    """A record of a kind: the fields of a head, and fields of its own."""
+
+    kind: str
+    head: RecordHead
+    fields: dict[str, Any]
+
+
+def encode_line(seq: int, at: float, record: Mapping[str, Any] | Record) -> bytes:
     """Encode one record as a line, newline included.
 
     Args:
@@ -42,13 +58,42 @@ def encode_line(seq: int, at: float, record: Mapping[str, Any]) -> bytes:
         at: Unix seconds UTC.
         record: `kind` and the other fields.
     """
-    value = {"v": RECORD_VERSION, "seq": seq, "kind": record["kind"], "at": at, **record}
+    return numbered_line(seq, encode_fields(at, record))
+
+
+def encode_fields(at: float, record: Mapping[str, Any] | Record) -> bytes:
+    """Encode all of a record that follows its number and precedes its checksum."""
+    if isinstance(record, Record):
+        if record.head.encoded is not None:
+            try:
+                rest = orjson.dumps(record.fields)
+            except TypeError:
+                pass
+            else:
+                return b'"kind":"%b","at":%b,%b,%b' % (
+                    record.kind.encode(), orjson.dumps(at), record.head.encoded, rest[1:-1],
+                )  # fmt: skip
+        record = {"kind": record.kind, **record.head.fields, **record.fields}
+    value = {"kind": record["kind"], "at": at, **record}
     try:
-        prefix = orjson.dumps(value)[:-1]
+        return orjson.dumps(value)[1:-1]
     except TypeError:
         # orjson refuses integers beyond 64 bits and lone surrogates; a gateway may send both.
-        prefix = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode("ascii")[:-1] + _EXACT
+        return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode("ascii")[1:-1] + _EXACT
+
+
+def numbered_line(seq: int, fields: bytes) -> bytes:
+    """Return the line of a record from what `encode_fields` returned."""
+    prefix = b"%b%d,%b" % (_HEAD, seq, fields)
     return b'%b,"crc":%d}\n' % (prefix, zlib.crc32(prefix))
+
+
+def encode_head(fields: Mapping[str, Any]) -> RecordHead:
+    """Encode fields that several records begin with, none of which is a field of their own."""
+    try:
+        return RecordHead(fields, orjson.dumps(fields)[1:-1])
+    except TypeError:
+        return RecordHead(fields, None)
 
 
 def decode_line(line: bytes) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from convbatch.errors import JournalDamaged, JournalError, JournalReplaced, Place, SetupError, is_out_of_memory
-from convbatch.journal.records import JournalEnd, JournalLine, JournalScan, Torn, checksum_of, encode_line
+from convbatch.journal.records import JournalEnd, JournalLine, JournalScan, Record, Torn, checksum_of, encode_line
 from convbatch.journal.run_folder import FolderLock, RunFolder, cannot_write, shell_quote
 from convbatch.system import Disk, System
 
@@ -112,7 +112,7 @@ class Journal:
         """The last durable record."""
         return self._end
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: Mapping[str, Any] | Record) -> None:
         """Write a record without a sync: it survives a kill, but not a power cut.
 
         Raises:
@@ -122,7 +122,7 @@ class Journal:
         self._tail.refuse_replaced()
         self._write((record,))
 
-    async def commit(self, *records: Mapping[str, Any]) -> None:
+    async def commit(self, *records: Mapping[str, Any] | Record) -> None:
         """Write records in one piece and return when they, and all earlier ones, are durable.
 
         All records that are written during a sync share the next one.
@@ -177,7 +177,7 @@ class Journal:
     def _written(self) -> JournalEnd:
         return JournalEnd(self._next_seq - 1, self._last_crc)
 
-    def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, records: Sequence[Mapping[str, Any] | Record]) -> None:
         at = self._clock.wall()
         lines = [encode_line(seq, at, record) for seq, record in enumerate(records, self._next_seq)]
         self._tail.write(b"".join(lines) if len(lines) != 1 else lines[0])

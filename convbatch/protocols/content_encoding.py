@@ -8,6 +8,7 @@ does), and a header only where they cannot. The result is UTF-8, because headers
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 import zlib
 from typing import NamedTuple
@@ -64,7 +65,7 @@ def unpack(body: bytes, content_encoding: str, content_type: str, *, max_bytes: 
     named = [word for item in content_encoding.lower().split(",") if (word := item.strip()) not in ("", "identity")]
     is_usual = not named and body[:1] in b"{["
     plain = Unpacked(body) if is_usual else _without_compression(body, named, max_bytes)
-    if "charset" not in content_type.lower():
+    if not _names_charset(content_type):
         return plain
     converted, note = _as_utf8(plain.body, content_type)
     return plain if note is None else plain._replace(body=converted, notes=(*plain.notes, note))
@@ -181,6 +182,13 @@ def _refuse_packed(body: bytes, named: list[str]) -> None:
 def _is_text(body: bytes) -> bool:
     """Whether a body has no control characters at its start; compressed data have."""
     return _CONTROLS.search(body, 0, _SAMPLE_BYTES) is None
+
+
+@functools.lru_cache(maxsize=64)
+def _names_charset(content_type: str) -> bool:
+    """Whether a header names a charset other than UTF-8."""
+    match = _CHARSET.search(content_type)
+    return match is not None and match[1].lower() not in ("utf-8", "utf8")
 
 
 def _as_utf8(body: bytes, content_type: str) -> tuple[bytes, str | None]:

@@ -198,6 +198,8 @@ def usage_of(counts: Usage, *, was_read: bool = False, has_output: bool = False)
         was_read: Whether a model has read the question: then the input is not 0.
         has_output: Whether a reply has text, thought, tool calls or media: then the output is not 0.
     """
+    if (usual := _usual(counts, was_read=was_read, has_output=has_output)) is not None:
+        return usual
     is_right = True
     if not _is_possible(counts, _INPUT_COUNTS, is_positive=was_read) or not _is_possible(counts, _WRITTEN_COUNTS):
         counts, is_right = _without(counts, (*_INPUT_COUNTS, *_WRITTEN_COUNTS)), False
@@ -219,6 +221,20 @@ def usage_of(counts: Usage, *, was_read: bool = False, has_output: bool = False)
     return counts._replace(source="reported" if is_known else "partial", consistent=consistent if is_right else False)
 
 
+def _usual(counts: Usage, *, was_read: bool, has_output: bool) -> Usage | None:
+    """Return the usage of counts that are all possible and have no parts beside cached and reasoning tokens."""
+    given, cached, written, taken, reasoned, total, _, _, *parts, uncounted, apart = counts
+    if given is None or taken is None or total is None or written is not None or parts != _NO_PARTS:
+        return None
+    if given < was_read or taken < has_output or total < given or total < taken or total == 0:
+        return None
+    if (cached is not None and not 0 <= cached <= given) or (reasoned is not None and not 0 <= reasoned <= taken):
+        return None
+    agrees = given + taken == total
+    return Usage(given, cached, None, taken, reasoned, total, "reported", agrees, *parts, uncounted, apart)
+
+
+_NO_PARTS = [None] * 5
 # A count and its parts, which do not overlap.
 _INPUT_COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens")
 _WRITTEN_COUNTS = ("cache_write_input_tokens", "cache_write_1h_input_tokens")

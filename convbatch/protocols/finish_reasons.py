@@ -9,6 +9,7 @@ What a refusal or a broken generation means for the row is `reply.status_of`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -76,6 +77,8 @@ _RULES: tuple[tuple[FinishReason, re.Pattern[str]], ...] = (
     ("stop", lazy_regex(r"^(?:stop|eos|end_of)_")),
 )
 
+_LONGEST_KEPT = 80
+"""Characters of a word whose meaning is remembered: all replies of a gateway use the same few."""
 _PENDING = frozenset({"", "null", "none", "unspecified", "notfinished", "inprogress", "queued"})
 """Values that say that the generation has not finished, or say nothing."""
 _PREFIX = lazy_regex(r"^(?:finish_?|stop_?)?reason_?(?=[a-z])")
@@ -95,7 +98,11 @@ _REASONS: Mapping[str, FinishReason] = {
 
 def finish_reason_of(raw: str | None) -> FinishReason:
     """Return our finish reason for a gateway's word; `other` for an unknown one and for None."""
-    forms = list(_forms(raw or ""))
+    return _known_reason(raw) if raw is not None and len(raw) <= _LONGEST_KEPT else _reason_of(raw or "")
+
+
+def _reason_of(raw: str) -> FinishReason:
+    forms = list(_forms(raw))
     for form in forms:
         if (known := _REASONS.get(_bare(form))) is not None:
             return known
@@ -106,10 +113,22 @@ def finish_reason_of(raw: str | None) -> FinishReason:
     return "other"
 
 
+_known_reason = functools.lru_cache(maxsize=256)(_reason_of)
+
+
 def is_finish(value: Any) -> bool:
     """Whether a value says that a generation has finished; gateways send `"null"` or `""` until then."""
-    raw = finish_word(value)
-    return raw is not None and _bare(next(_forms(raw), "")) not in _PENDING
+    raw = value if type(value) is str else finish_word(value)
+    if raw is None:
+        return False
+    return _is_known_finish(raw) if len(raw) <= _LONGEST_KEPT else _ends(raw)
+
+
+def _ends(raw: str) -> bool:
+    return _bare(next(_forms(raw), "")) not in _PENDING
+
+
+_is_known_finish = functools.lru_cache(maxsize=256)(_ends)
 
 
 def finish_word(value: Any) -> str | None:

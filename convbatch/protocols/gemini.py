@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -483,11 +482,10 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has
     if counts.get("candidatesTokenCount") is None and total is not None and total == _sum(input_tokens, thoughts):
         candidates = 0
     made = _by_modality(counts.get("candidatesTokensDetails"))
-    given = _by_modality(counts.get("promptTokensDetails"))
-    given.update(_by_modality(counts.get("toolUsePromptTokensDetails")))
+    given = _by_modality(counts.get("promptTokensDetails"), counts.get("toolUsePromptTokensDetails"))
     cached = _by_modality(counts.get("cacheTokensDetails"))
     images, audio = made.get("IMAGE"), made.get("AUDIO")
-    others = any(count for modality, count in made.items() if modality not in ("TEXT", "IMAGE", "AUDIO"))
+    others = bool(made) and any(n for modality, n in made.items() if modality not in ("TEXT", "IMAGE", "AUDIO"))
     sent = Usage(
         input_tokens=input_tokens,
         cached_input_tokens=signed_count(counts.get("cachedContentTokenCount")),
@@ -503,12 +501,14 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has
     return usage_of(sent, was_read=was_read, has_output=has_output)
 
 
-def _by_modality(details: Any) -> Counter[str]:
-    """Return the tokens of each modality; empty where none is named."""
-    tokens = Counter[str]()
-    for item in details if isinstance(details, list) else ():
-        if isinstance(item, dict) and (count := signed_count(item.get("tokenCount"))) is not None:
-            tokens[str(item.get("modality")).upper()] += count
+def _by_modality(*lists: Any) -> dict[str, int]:
+    """Return the tokens of each modality in lists of details; empty where none is named."""
+    tokens: dict[str, int] = {}
+    for details in lists:
+        for item in details if isinstance(details, list) else ():
+            if isinstance(item, dict) and (count := signed_count(item.get("tokenCount"))) is not None:
+                modality = str(item.get("modality")).upper()
+                tokens[modality] = tokens.get(modality, 0) + count
     return tokens
 
 
