@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import orjson
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -35,7 +36,7 @@ from convbatch.engine.split_keys import without_split_keys
 from convbatch.engine.streaming import NO_STREAM, SILENCE_S, StreamWatch
 from convbatch.engine.suspension import Address
 from convbatch.errors import SetupError
-from convbatch.journal.media_store import MediaStore, SharedBody
+from convbatch.journal.media_store import MediaStore, SharedBody, has_files
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.content_encoding import CannotUnpack, unpack
 from convbatch.protocols.model_details import ModelDetails, model_details, next_page
@@ -244,7 +245,7 @@ class Client:
         sent = _Sent(self._clock.wall(), self._clock.monotonic())
         try:
             key = self._key if self._key_command is None else self._key_command.token.value
-            response = await self._transport.send(self._sending(request, key, timeout_s))
+            response = await self._transport.send(self._sending(request, key, None, timeout_s))
         except NoResponse as gone:
             return self._attempt_without_response(gone, sent)
         if response.status == 200:
@@ -273,12 +274,8 @@ class Client:
             CannotCarry: The protocol cannot express the request.
             SentCancelled: The task was cancelled after sending; with the attempt as far as it went.
         """
-        if self._media is not None:
-            ask = ask._replace(messages=_with_content(self._media, ask.messages))
-        request = self._protocol.build_request(ask, self._endpoint)
         token = None if self._key_command is None else self._key_command.token
-        key = self._key if token is None else token.value
-        outgoing = self._sending(request, key, self._target.gateway.attempt_timeout_s)
+        request, outgoing = self._built(ask, self._key if token is None else token.value)
         watch = None
         if ask.stream:
             watch = StreamWatch(self._protocol, self._clock, silence_s=self._silence_s, on_text=on_text)
@@ -295,6 +292,25 @@ class Client:
         if request.note is not None:
             attempt = attempt._replace(wire_note="; ".join(filter(None, (attempt.wire_note, request.note))))
         return attempt if token is None else self._with_verdict_on(token, attempt)
+
+    def _built(self, ask: Ask, key: str | None) -> tuple[WireRequest, OutgoingRequest]:
+        """Build a request; raises `CannotCarry`."""
+        if ask.pieces is not None:
+            ask.pieces.follow(ask.messages)
+            if self._media is None or not ask.pieces.any(has_files):
+                request = self._protocol.build_request(ask, self._endpoint)
+                try:
+                    return request, self._sending(request, key, orjson.dumps(request.json))
+                except TypeError:  # what orjson cannot write is beside the messages
+                    pass
+            ask = ask._replace(pieces=None)
+        if self._media is not None:
+            ask = ask._replace(messages=_with_content(self._media, ask.messages))
+        request = self._protocol.build_request(ask, self._endpoint)
+        body: bytes | SharedBody = encode_json(request.json)
+        if self._media is not None:
+            body = _body_with_content(self._media, body)
+        return request, self._sending(request, key, body)
 
     def _with_verdict_on(self, token: Token, attempt: Attempt) -> Attempt:
         """Tell the key command whether its token was accepted; a refused one may be replaced."""
@@ -332,15 +348,16 @@ class Client:
             texts += [outcome.thought, *(encode_json(call.arguments).decode() for call in outcome.tool_calls)]
         return any(self._joined_text(text, body)[0] != text for text in texts)
 
-    def _sending(self, request: WireRequest, key: str | None, timeout_s: float) -> OutgoingRequest:
+    def _sending(
+        self, request: WireRequest, key: str | None, body: bytes | SharedBody | None, timeout_s: float | None = None
+    ) -> OutgoingRequest:
         # A target uses the same URL, the same headers object and mostly the same key, so the result is cached.
         asked_with, keyed_with, url, headers = self._keyed_addresses.get(request.url, _NO_KEYED_ADDRESS)
         if asked_with is not request.headers or keyed_with != key:
             url, headers = self._keyed_address(request, key)
             self._keyed_addresses[request.url] = (request.headers, key, url, headers)
-        body: bytes | SharedBody | None = None if request.json is None else encode_json(request.json)
-        if isinstance(body, bytes) and self._media is not None:
-            body = _body_with_content(self._media, body)
+        if timeout_s is None:
+            timeout_s = self._target.gateway.attempt_timeout_s
         return OutgoingRequest(method=request.method, url=url, headers=headers, body=body, timeout_s=timeout_s)
 
     def _keyed_address(self, request: WireRequest, key: str | None) -> tuple[str, Mapping[str, str]]:

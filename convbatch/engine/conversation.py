@@ -16,6 +16,7 @@ from convbatch.engine.media_tokens import most_media_tokens
 from convbatch.engine.plan import Conversation, TokenBound, TurnKeys, max_output_bound
 from convbatch.journal.records import RecordHead, encode_head
 from convbatch.media import type_of_path
+from convbatch.protocols.history_pieces import HistoryPieces
 from convbatch.protocols.replay import WITHOUT_SIGNATURES
 from convbatch.protocols.wire import Ask
 from convbatch.reply import NO_USAGE, RESULT_KINDS, Attempt, Reply, Status, Usage, is_open, status_of
@@ -104,6 +105,7 @@ class ConversationState:
         self._token_bound = TokenBound(conversation.dialogue)
         self._history_mode: HistoryMode = history
         self._head: RecordHead | None = None
+        self._pieces = HistoryPieces()
         self._live = history == "live"
         if past is not None:
             self.past = past(conversation)
@@ -271,6 +273,7 @@ class ConversationState:
             system=self.conversation.dialogue.system,
             settings=settings,
             stream=target.gateway.stream,
+            pieces=self._pieces,
         )
 
     def noted(self, attempt: Attempt) -> Attempt:

@@ -80,9 +80,9 @@ class MediaStore:
         Raises:
             SetupError: A file is missing, or is not what it was when the run began.
         """
-        if not any(map(_has_files, messages)):
+        if not any(map(has_files, messages)):
             return tuple(messages)
-        return tuple(_changed(message, self._marked_part) if _has_files(message) else message for message in messages)
+        return tuple(_changed(message, self._marked_part) if has_files(message) else message for message in messages)
 
     def body(self, built: bytes) -> bytes | SharedBody:
         """Return the body of a request that was built from messages of `filled`, with the content of their media.
@@ -149,7 +149,7 @@ def _write(path: Path, content: bytes, disk: Disk) -> None:
 
 def with_names(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Return the messages with the names of their media instead of the content, to show them."""
-    return tuple(_changed(message, _with_name) if _has_files(message) else message for message in messages)
+    return tuple(_changed(message, _with_name) if has_files(message) else message for message in messages)
 
 
 def _with_name(part: Part) -> Part:
@@ -166,7 +166,8 @@ def _changed(message: Message, change: Callable[[Part], Part]) -> Message:
     )
 
 
-def _has_files(message: Message) -> bool:
+def has_files(message: Message) -> bool:
+    """Return whether a message has media."""
     for part in message.parts:
         if part.path is not None:
             return True

@@ -60,6 +60,7 @@ from convbatch.protocols.encoding import (
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
+from convbatch.protocols.history_pieces import has_tools
 from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import (
     UNKNOWN_MODEL,
@@ -181,11 +182,15 @@ class Anthropic:
         """Build the request for a question; raises `CannotCarry`."""
         in_user = bool(ask.system) and endpoint.system_role == "user"
         messages = put_system_into_user(ask.messages, ask.system or "") if in_user else ask.messages
-        messages = with_call_ids(messages, CALL_IDS, name_calls)
+        pieces = ask.pieces if messages is ask.messages else None
+        encoded: Any = None if pieces is None or pieces.any(_joins) else pieces.encoded(_plain_messages)
+        if encoded is None:
+            messages = with_call_ids(messages, CALL_IDS, name_calls)
+            encoded = results_first([_message(message) for message in messages])
         body: dict[str, Any] = {
             "model": ask.model,
             "max_tokens": ask.settings.max_output_tokens or default_max_tokens(self.name, ask.model),
-            "messages": results_first([_message(message) for message in messages]),
+            "messages": encoded,
             "stream": ask.stream,
         }
         if ask.system and not in_user:
@@ -250,6 +255,15 @@ class Anthropic:
 
 
 # Requests
+
+
+def _joins(message: Message) -> bool:
+    """Whether a message may change another one: with calls of tools or their results, also as received."""
+    return has_tools(message) or (isinstance(message.raw, dict) and message.raw.get("role") == "user")
+
+
+def _plain_messages(message: Message) -> list[Any]:
+    return [_message(message)]
 
 
 def _message(message: Message) -> Any:

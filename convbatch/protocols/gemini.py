@@ -61,7 +61,13 @@ from convbatch.protocols.encoding import (
 from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
-from convbatch.protocols.gemini_tools import call_parts, dummy_note, refuse_json_beside_tools, results_content
+from convbatch.protocols.gemini_tools import (
+    call_parts,
+    dummy_note,
+    has_dummy,
+    refuse_json_beside_tools,
+    results_content,
+)
 from convbatch.protocols.gemini_turn import GeminiTurn
 from convbatch.protocols.growing import BATCH, Growing, is_text, merged, settled, with_lists, with_text
 from convbatch.protocols.media_parts import has_media, media_parts
@@ -183,7 +189,11 @@ class Gemini:
         """Build the request for a question; raises `CannotCarry`."""
         in_user = bool(ask.system) and endpoint.system_role == "user"
         messages = put_system_into_user(ask.messages, ask.system or "") if in_user else ask.messages
-        body: dict[str, Any] = {"contents": [_content(message) for message in messages]}
+        pieces = ask.pieces if messages is ask.messages else None
+        contents = None if pieces is None else pieces.encoded(_contents)
+        if contents is None:
+            contents = [_content(message) for message in messages]
+        body: dict[str, Any] = {"contents": contents}
         if ask.tools:
             body["tools"] = declare("gemini", ask.tools)
         if ask.system and not in_user:
@@ -197,7 +207,7 @@ class Gemini:
             else _path_url(endpoint.base_url, endpoint.path, ask.model, ask.stream),
             headers=STREAM_HEADERS if ask.stream else JSON_HEADERS,
             json=body,
-            note=dummy_note(messages),
+            note=dummy_note(messages) if pieces is None or pieces.any(has_dummy) else None,
         )
 
     def parse_response(self, body: bytes) -> Reply:
@@ -246,6 +256,10 @@ class Gemini:
         if not isinstance(listed, list):
             raise MalformedReply("no list of models")
         return tuple(name for name in map(_model_name, listed) if name)
+
+
+def _contents(message: Message) -> list[Any]:
+    return [_content(message)]
 
 
 def _content(message: Message) -> Any:

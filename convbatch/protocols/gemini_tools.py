@@ -63,10 +63,11 @@ def _response(result: ToolResult) -> dict[str, Any]:
 
 def dummy_note(messages: Iterable[Message]) -> str | None:
     """Return the note on replies to a history with a dummy signature."""
-    return DUMMY_NOTE if any(_has_dummy(message) for message in messages) else None
+    return DUMMY_NOTE if any(has_dummy(message) for message in messages) else None
 
 
-def _has_dummy(message: Message) -> bool:
+def has_dummy(message: Message) -> bool:
+    """Return whether a message has a dummy signature."""
     if message.raw is None:
         return bool(message.calls)
     parts = message.raw.get("parts") if isinstance(message.raw, dict) else None

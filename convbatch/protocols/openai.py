@@ -63,6 +63,7 @@ from convbatch.protocols.error_bodies import claims_error
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import deciding_word, finish_reason_of, is_finish
 from convbatch.protocols.growing import BATCH, merged, settled
+from convbatch.protocols.history_pieces import has_tools
 from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import effort_of, refuse_settings
 from convbatch.protocols.openai_stream import ChatMerge, without_call_indexes
@@ -182,11 +183,17 @@ class OpenAI:
         asked, role = ask.messages, endpoint.system_role or "system"
         if ask.system and role == "user":
             asked = put_system_into_user(asked, ask.system)
-        asked = with_call_ids(asked, call_ids(ask.model), name_calls)
+        pieces = ask.pieces if asked is ask.messages else None
+        system = {"role": role, "content": ask.system} if ask.system and role != "user" else None
         is_google = is_gemini(ask.model)
-        messages: list[Any] = [item for message in asked for item in _messages(message, is_google)]
-        if ask.system and role != "user":
-            messages.insert(0, {"role": role, "content": ask.system})
+        messages: Any = None
+        if pieces is not None and not pieces.any(has_tools):
+            messages = pieces.encoded(_plain_messages, system)
+        if messages is None:
+            asked = with_call_ids(asked, call_ids(ask.model), name_calls)
+            messages = [item for message in asked for item in _messages(message, is_google)]
+            if system is not None:
+                messages.insert(0, system)
         # `stream` always: some servers stream unless it is false.
         body: dict[str, Any] = {"model": ask.model, "messages": messages, "stream": ask.stream}
         if ask.stream:
@@ -250,6 +257,11 @@ class OpenAI:
         if not isinstance(listed, list):
             raise MalformedReply("no list of models")
         return tuple(name for name in map(_model_name, listed) if name)
+
+
+def _plain_messages(message: Message) -> list[Any]:
+    """Return a message without calls of tools in the form of the wire."""
+    return _messages(message, is_google=False)
 
 
 def _messages(message: Message, is_google: bool) -> list[Any]:

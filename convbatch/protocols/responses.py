@@ -64,6 +64,7 @@ from convbatch.protocols.error_codes import REFUSAL_CODES, plain
 from convbatch.protocols.error_mapping import classify_error, empty_response, error_in_body, stream_truncated
 from convbatch.protocols.finish_reasons import finish_reason_of, is_finish
 from convbatch.protocols.growing import settled, with_text
+from convbatch.protocols.history_pieces import has_tools
 from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import UNKNOWN_MODEL, effort_of, refuse_settings, settings_of_model
 from convbatch.protocols.openai import OpenAI
@@ -185,14 +186,18 @@ class Responses:
             messages = put_system_into_user(messages, ask.system)
         is_stored = endpoint.replay == "stored"
         previous = last_stored(messages) if is_stored else NOTHING_STORED
-        messages = with_call_ids(previous.messages or messages, CALL_IDS, name_calls)[previous.size :]
-        items: list[Any] = [item for message in messages for item in _items(message)]
+        pieces = ask.pieces if messages is ask.messages and not is_stored else None
+        first = {"role": role, "content": ask.system} if ask.system and role == "developer" else None
+        items: Any = None if pieces is None or pieces.any(has_tools) else pieces.encoded(_items, first)
+        if items is None:
+            messages = with_call_ids(previous.messages or messages, CALL_IDS, name_calls)[previous.size :]
+            items = [item for message in messages for item in _items(message)]
+            if first is not None and previous.id is None:
+                items.insert(0, first)
         body: dict[str, Any] = {"model": ask.model, "input": items, "stream": ask.stream, "store": is_stored}
         if previous.id is not None:
             body["previous_response_id"] = previous.id
-        if ask.system and role == "developer" and previous.id is None:
-            items.insert(0, {"role": role, "content": ask.system})
-        elif ask.system and role not in ("user", "developer"):
+        if ask.system and role not in ("user", "developer"):
             body["instructions"] = ask.system
         if ask.tools:
             body["tools"] = declare("responses", ask.tools)

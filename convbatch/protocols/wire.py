@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import orjson
 
 from convbatch.dialogue import NO_SETTINGS, Message, Settings
+from convbatch.protocols.history_pieces import HistoryPieces
 from convbatch.protocols.sse import SseEvent
 from convbatch.reply import Failure, Reply
 from convbatch.strict_json import MAX_DEPTH, TooDeep, parse_received
@@ -87,6 +88,8 @@ class Ask(NamedTuple):
     stream: bool = False
     tools: tuple[Mapping[str, Any], ...] = ()
     """Function declarations: `name`, and where given `description` and `parameters` (JSON Schema)."""
+    pieces: HistoryPieces | None = None
+    """What is encoded of `messages` already; None: they are encoded anew."""
 
 
 class WireRequest(NamedTuple):
