@@ -264,8 +264,8 @@ class ConversationState:
         if usage.input_tokens is not None and output is not None:
             self._token_bound.counted(usage.input_tokens + output)
 
-    def question(self, target: Target, settings: Settings) -> Ask:
-        """Return the question of the current step."""
+    def question(self, target: Target, settings: Settings, *, in_pieces: bool = False) -> Ask:
+        """Return the question of the current step; `in_pieces`: with what earlier questions have encoded."""
         return Ask(
             model=target.model,
             messages=(*self.history, *self._step_messages),
@@ -273,7 +273,7 @@ class ConversationState:
             system=self.conversation.dialogue.system,
             settings=settings,
             stream=target.gateway.stream,
-            pieces=self._pieces,
+            pieces=self._pieces if in_pieces else None,
         )
 
     def noted(self, attempt: Attempt) -> Attempt:

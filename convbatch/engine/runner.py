@@ -394,7 +394,7 @@ class Runner:
         Returns:
             How the turn ended; None if it goes on with the next step, or stays pending (stopped or suspended).
         """
-        ask = state.question(worker.target, settings)
+        ask = state.question(worker.target, settings, in_pieces=True)
         if state.leaves_out_signatures:
             ask = worker.client.without_signatures(ask)
         size = state.token_bounds(settings)

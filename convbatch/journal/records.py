@@ -75,6 +75,7 @@ def encode_fields(at: float, record: Mapping[str, Any] | Record) -> bytes:
                 )  # fmt: skip
         record = {"kind": record.kind, **record.head.fields, **record.fields}
     value = {"kind": record["kind"], "at": at, **record}
+    value.pop("v", None)  # of a record that was read; the version of a line is this one
     try:
         return orjson.dumps(value)[1:-1]
     except TypeError:

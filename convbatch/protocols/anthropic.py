@@ -182,7 +182,7 @@ class Anthropic:
         """Build the request for a question; raises `CannotCarry`."""
         in_user = bool(ask.system) and endpoint.system_role == "user"
         messages = put_system_into_user(ask.messages, ask.system or "") if in_user else ask.messages
-        pieces = ask.pieces if messages is ask.messages else None
+        pieces = ask.pieces_of(messages)
         encoded: Any = None if pieces is None or pieces.any(_joins) else pieces.encoded(_plain_messages)
         if encoded is None:
             messages = with_call_ids(messages, CALL_IDS, name_calls)

@@ -189,7 +189,7 @@ class Gemini:
         """Build the request for a question; raises `CannotCarry`."""
         in_user = bool(ask.system) and endpoint.system_role == "user"
         messages = put_system_into_user(ask.messages, ask.system or "") if in_user else ask.messages
-        pieces = ask.pieces if messages is ask.messages else None
+        pieces = ask.pieces_of(messages)
         contents = None if pieces is None else pieces.encoded(_contents)
         if contents is None:
             contents = [_content(message) for message in messages]

@@ -183,7 +183,7 @@ class OpenAI:
         asked, role = ask.messages, endpoint.system_role or "system"
         if ask.system and role == "user":
             asked = put_system_into_user(asked, ask.system)
-        pieces = ask.pieces if asked is ask.messages else None
+        pieces = ask.pieces_of(asked)
         system = {"role": role, "content": ask.system} if ask.system and role != "user" else None
         is_google = is_gemini(ask.model)
         messages: Any = None

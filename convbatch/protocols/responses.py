@@ -186,7 +186,7 @@ class Responses:
             messages = put_system_into_user(messages, ask.system)
         is_stored = endpoint.replay == "stored"
         previous = last_stored(messages) if is_stored else NOTHING_STORED
-        pieces = ask.pieces if messages is ask.messages and not is_stored else None
+        pieces = None if is_stored else ask.pieces_of(messages)
         first = {"role": role, "content": ask.system} if ask.system and role == "developer" else None
         items: Any = None if pieces is None or pieces.any(has_tools) else pieces.encoded(_items, first)
         if items is None:

@@ -7,7 +7,7 @@ a property of the gateway (`auth`), so a `WireRequest` does not contain the key.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -89,7 +89,15 @@ class Ask(NamedTuple):
     tools: tuple[Mapping[str, Any], ...] = ()
     """Function declarations: `name`, and where given `description` and `parameters` (JSON Schema)."""
     pieces: HistoryPieces | None = None
-    """What is encoded of `messages` already; None: they are encoded anew."""
+    """What is encoded of `messages` already; None: they are encoded anew. With pieces, the `json` of a request is for
+    orjson alone."""
+
+    def pieces_of(self, messages: Sequence[Message]) -> HistoryPieces | None:
+        """Return the pieces of the messages that a protocol sends; None if there are none, or if these are others."""
+        if self.pieces is None or messages is not self.messages:
+            return None
+        self.pieces.follow(self.messages)
+        return self.pieces
 
 
 class WireRequest(NamedTuple):
