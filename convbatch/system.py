@@ -7,15 +7,18 @@ that a test can execute a whole run in virtual time from one seed, and make any 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import functools
 import os
+import queue
 import random
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -50,6 +53,54 @@ class RealClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep as asyncio does."""
         await asyncio.sleep(seconds)
+
+
+class BlockingThread:
+    """One thread that does blocking work for an event loop, in order; it starts with the first work."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._queue: queue.SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+
+    def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Return a future of the result of `work`; raises RuntimeError if no thread can be started."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._thread is None:
+            # A daemon: a process that ends without `close` does not wait for it.
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread
+        self._queue.put((future, work))
+        return future
+
+    def close(self) -> None:
+        """Wait for the work that was given, and end the thread."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (given := self._queue.get()) is not None:
+            future, work = given
+            try:
+                done = functools.partial(_resolve, future, work())
+            except BaseException as error:  # noqa: BLE001  # whatever it is, it belongs to the caller
+                done = functools.partial(_fail, future, error)
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                future.get_loop().call_soon_threadsafe(done)
+            del given, future, work, done
+
+
+def _resolve(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 class Disk:
@@ -98,9 +149,9 @@ class Disk:
             return False
         return True
 
-    async def run_blocking(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def run_blocking(self, thread: BlockingThread, work: Callable[[], T]) -> T:
         """Run blocking `work` without blocking the event loop; in virtual time it runs inline."""
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
+        return await thread.run(work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

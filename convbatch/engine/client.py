@@ -26,6 +26,8 @@ from convbatch.dialogue import Message, text_part
 from convbatch.engine.http_values import (
     MAX_BODY_BYTES,
     HttpResponse,
+    Intent,
+    IntentTransport,
     NoResponse,
     OutgoingRequest,
     SentCancelled,
@@ -142,6 +144,7 @@ class Client:
         self._key_command = key if isinstance(key, KeyCommand) else None
         self._secret_headers = secret_headers or {}
         self._transport = transport
+        self._with_intents = transport if isinstance(transport, IntentTransport) else None
         self._redactor = redactor
         self._clock = clock
         self._silence_s = silence_s
@@ -260,18 +263,22 @@ class Client:
                 return self._attempt(failure, "final", response, sent)
         return self._attempt_with_answer(response, sent)
 
-    async def attempt(self, ask: Ask, on_text: Callable[[str], None] | None = None) -> Attempt:
+    async def attempt(
+        self, ask: Ask, on_text: Callable[[str], None] | None = None, intent: Intent | None = None
+    ) -> Attempt:
         """Send one request once.
 
         Args:
             ask: The question.
             on_text: Gets the text of a streamed reply as it arrives, unredacted; must not block.
+            intent: Is written before anything is sent.
 
         Returns:
             The attempt, with a `Reply` or a `Failure`; waits for the limiter and before a retry are not included.
 
         Raises:
             CannotCarry: The protocol cannot express the request.
+            JournalError: The intent could not be written, and nothing was sent.
             SentCancelled: The task was cancelled after sending; with the attempt as far as it went.
         """
         token = None if self._key_command is None else self._key_command.token
@@ -281,7 +288,14 @@ class Client:
             watch = StreamWatch(self._protocol, self._clock, silence_s=self._silence_s, on_text=on_text)
         sent = _Sent(self._clock.wall(), self._clock.monotonic(), watch)
         try:
-            response = await self._transport.send(outgoing if watch is None else outgoing._replace(watch=watch))
+            if watch is not None:
+                outgoing = outgoing._replace(watch=watch)
+            if self._with_intents is not None:
+                response = await self._with_intents.send_with(outgoing, intent)
+            else:
+                if intent is not None:
+                    intent.write()
+                response = await self._transport.send(outgoing)
         except NoResponse as gone:
             attempt = self._attempt_without_response(gone, sent)
         except SentCancelled as cancelled:

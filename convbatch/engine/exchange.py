@@ -10,6 +10,7 @@ with releases of aiohttp that the tests have tried (`is_tried`), and only for pl
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import re
 from collections import deque
@@ -24,7 +25,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from convbatch.engine.connector import NotingConnector
-from convbatch.engine.http_values import CONNECT_TIMEOUT_S, MAX_HEADER_BYTES, MAX_HEADERS, OutgoingRequest
+from convbatch.engine.http_values import CONNECT_TIMEOUT_S, MAX_HEADER_BYTES, MAX_HEADERS, Intent, OutgoingRequest
 
 KEEP_ALIVE_S = 30.0
 """How long a connection may be idle before it is used again."""
@@ -87,22 +88,25 @@ _Idle = deque[tuple[Any, float]]
 class Exchange:
     """One request on one connection, and what is known of its response so far."""
 
-    __slots__ = ("connection", "content", "head", "is_ended", "protocol", "timer")
+    __slots__ = ("connection", "content", "head", "is_ended", "is_written", "protocol", "timer")
 
     def __init__(self) -> None:
         self.connection: Any = None
-        """None until bytes may be sent."""
+        """None until there is one."""
         self.protocol: Any = None
         self.head: ResponseHead | None = None
         self.content: aiohttp.StreamReader | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.is_ended = False
-        """Whether the response was read to its end."""
+        """Whether the response was read to its end, or will not be read."""
+        self.is_written = False
+        """Whether bytes of the request may have been sent."""
 
     def close(self) -> None:
         """Close the connection, unless the response was read to its end."""
         if self.is_ended:
             return
+        self.is_ended = True
         if self.timer is not None:
             self.timer.cancel()
         if self.connection is not None:
@@ -156,31 +160,36 @@ class Exchanges:
         idle = self._idle.setdefault(request.connection_key, deque())
         return Route(request, outgoing.headers, head, idle)
 
-    async def begin(self, exchange: Exchange, route: Route, body: bytes, timeout_s: float) -> None:
+    async def begin(self, exchange: Exchange, route: Route, outgoing: OutgoingRequest, intent: Intent | None) -> None:
         """Write a request and wait for the head of its response, with a connection that was idle or a new one.
 
         Args:
             exchange: Gets connection and head as soon as they are there.
             route: Where it goes.
-            body: Its body.
-            timeout_s: For connecting, and for the whole response: waiting for it then raises `TimeoutError`.
+            outgoing: The request; its timeout is for connecting, and for the whole response.
+            intent: Is written before the request.
 
         Raises:
             aiohttp.ClientError: As a session does.
+            JournalError: The intent could not be written, and nothing was sent.
             TimeoutError: The time is up.
         """
-        until = self._loop.time() + timeout_s
+        until = self._loop.time() + outgoing.timeout_s
         connection = self._idle_connection(route.idle)
         if connection is None:
-            connection = await self._connect(route, timeout_s)
+            if intent is not None:
+                intent.write()
+                intent = None
+            connection = await self._connect(route, outgoing.timeout_s)
         protocol = exchange.protocol = connection.protocol
         exchange.connection = connection
         protocol.set_response_params(**_RESPONSE)
-        transport = protocol.transport
-        if transport is None or transport.is_closing():
-            raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
         exchange.timer = self._loop.call_at(until, protocol.expire)
-        transport.write(b"%b%d\r\n\r\n%b" % (route.head, len(body), body))
+        write = functools.partial(_write, exchange, route.head, outgoing.body)
+        if intent is None:
+            write()
+        else:
+            intent.write_then(write, protocol.set_exception)
         try:
             message, content = await protocol.read()
             while 100 <= message.code < 200 and message.code != 101:
@@ -245,6 +254,19 @@ class Exchanges:
                 idle.popleft()[0].close()
         if any(self._idle.values()):
             self._cleaning = self._loop.call_later(KEEP_ALIVE_S, self._clean)
+
+
+def _write(exchange: Exchange, head: bytes, body: bytes) -> None:
+    """Write a request; it fails if its connection was closed meanwhile."""
+    if exchange.is_ended:
+        return
+    protocol = exchange.protocol
+    exchange.is_written = True
+    if not protocol.is_connected():
+        if protocol.exception() is None:
+            protocol.set_exception(aiohttp.ClientConnectionResetError("Cannot write to closing transport"))
+        return
+    protocol.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
 
 
 def _head_of(request: aiohttp.ClientRequest) -> bytes | None:

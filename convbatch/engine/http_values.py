@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from convbatch.engine.streaming import StreamWatch
+from convbatch.errors import JournalError
 from convbatch.journal.media_store import SharedBody
 from convbatch.reply import Attempt
 
@@ -79,6 +80,18 @@ class SentCancelled(asyncio.CancelledError):
         """What `gone` amounts to; the client sets it."""
 
 
+class Intent(Protocol):
+    """What must be written before a request is sent."""
+
+    def write(self) -> None:
+        """Write it, unless it is written; raises `JournalError`."""
+        ...
+
+    def write_then(self, send: Callable[[], None], refuse: Callable[[JournalError], None]) -> None:
+        """Write it with others in this round of the event loop, then call `send`; if it cannot be written, `refuse`."""
+        ...
+
+
 class Transport(Protocol):
     """How a request reaches a server: aiohttp, or a simulated provider in the same process."""
 
@@ -88,6 +101,15 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Close the connections."""
+        ...
+
+
+@runtime_checkable
+class IntentTransport(Transport, Protocol):
+    """A transport that has an intent written when it sends; for any other one, it is written before."""
+
+    async def send_with(self, outgoing: OutgoingRequest, intent: Intent | None) -> HttpResponse:
+        """Send one request as `send`; raises also `JournalError`, and then nothing was sent."""
         ...
 
 

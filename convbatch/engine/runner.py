@@ -471,17 +471,19 @@ class Runner:
         on_text: Callable[[str], None] | None,
         permit: Permit,
     ) -> Attempt:
-        # No await between here and the send: the rate was acquired just before, and an earlier intent would mark a
-        # request as possibly paid that was only waiting.
-        self._journal.append(intent)
+        # The rate was acquired just before, so the request is sent in this round of the event loop or the next one. An
+        # intent that is written earlier would mark a request as possibly paid that was only waiting.
+        writing = _Intent(self._journal, intent)
         started, begun = self._system.clock.wall(), self._system.clock.monotonic()
         try:
-            attempt = await worker.client.attempt(ask, on_text)
+            attempt = await worker.client.attempt(ask, on_text, writing)
         except CannotCarry as limit:
+            writing.write()
             permit.refund()
             failure = Failure(kind="invalid_request", message=str(limit))
             attempt = Attempt(outcome=failure, cls="not_sent", started_at=started)
         except asyncio.CancelledError as cancelled:
+            writing.write()
             self._journal.append(self._cancelled_record(cancelled, intent, started, begun, permit))
             raise
         return attempt
@@ -636,6 +638,28 @@ class Runner:
             sleep.cancel()
             stop.cancel()
         return not self._stopping.is_set()
+
+
+class _Intent:
+    """The `intent` record of a request, which is written once."""
+
+    __slots__ = ("_journal", "_record", "is_written")
+
+    def __init__(self, journal: Journal, record: Record) -> None:
+        self._journal = journal
+        self._record = record
+        self.is_written = False
+
+    def write(self) -> None:
+        """Write it now, unless it is written."""
+        if not self.is_written:
+            self.is_written = True
+            self._journal.append(self._record)
+
+    def write_then(self, send: Callable[[], None], refuse: Callable[[JournalError], None]) -> None:
+        """Write it with others in this round of the event loop, then call `send`."""
+        self.is_written = True
+        self._journal.append_then(self._record, send, refuse)
 
 
 def _tokens_to_reserve(worker: TargetWorker, state: ConversationState, settings: Settings) -> int:

@@ -24,6 +24,7 @@ from convbatch.engine.http_values import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     HttpResponse,
+    Intent,
     NotSentCancelled,
     OutgoingRequest,
     SentCancelled,
@@ -85,13 +86,19 @@ class AiohttpTransport:
 
     async def send(self, outgoing: OutgoingRequest) -> HttpResponse:
         """Send one request; raises `NoResponse`, which tells whether it may have been sent."""
+        return await self.send_with(outgoing, None)
+
+    async def send_with(self, outgoing: OutgoingRequest, intent: Intent | None) -> HttpResponse:
+        """Send one request after its intent is written; raises `NoResponse`, and `JournalError` if that failed."""
         route = None if self._exchanges is None else self._exchanges.route(outgoing)
         if self._exchanges is None or route is None:
+            if intent is not None:
+                intent.write()
             return await self._send_by_session(outgoing)
         exchange = Exchange()
         partial = bytearray()
         try:
-            await self._exchanges.begin(exchange, route, outgoing.body, outgoing.timeout_s)
+            await self._exchanges.begin(exchange, route, outgoing, intent)
             assert exchange.head is not None
             assert exchange.content is not None
             await _read(exchange.content, partial, outgoing.watch)
@@ -99,7 +106,7 @@ class AiohttpTransport:
             return _response(exchange.head, partial)
         except asyncio.CancelledError as cancelled:
             exchange.close()
-            if exchange.connection is None:
+            if not exchange.is_written:
                 raise NotSentCancelled from cancelled
             raise SentCancelled(abandoned(exchange.head, bytes(partial))) from cancelled
         except _FAILURES as error:
@@ -110,6 +117,9 @@ class AiohttpTransport:
                 partial += b"" if response is None else response.body
             where = WhereTo(outgoing.url, self._proxy, outgoing.timeout_s)
             raise no_response(error, where, exchange.connection is not None, response, bytes(partial)) from error
+        except BaseException:
+            exchange.close()
+            raise
 
     async def _send_by_session(self, outgoing: OutgoingRequest) -> HttpResponse:
         connections: list[Any] = []

@@ -1,8 +1,9 @@
 """The journal's only writer: append records, sync them in groups, repair a torn tail, set damaged lines aside.
 
 A record is written before `append` and `commit` return, so it survives a kill; after `commit` it also survives a power
-cut. The first disk error ends the journal, so that nothing is reported as durable that may not be. This module does not
-know what records mean (`index.py` folds them), and its memory does not grow with the journal.
+cut. Records of one round of the event loop share one write. The first disk error ends the journal, so that nothing is
+reported as durable that may not be. This module does not know what records mean (`index.py` folds them), and its memory
+does not grow with the journal.
 """
 
 from __future__ import annotations
@@ -11,17 +12,25 @@ import asyncio
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from convbatch.errors import JournalDamaged, JournalError, JournalReplaced, Place, SetupError, is_out_of_memory
-from convbatch.journal.records import JournalEnd, JournalLine, JournalScan, Record, Torn, checksum_of, encode_line
+from convbatch.journal.records import (
+    JournalEnd,
+    JournalLine,
+    JournalScan,
+    Record,
+    Torn,
+    checksum_of,
+    encode_fields,
+    numbered_line,
+)
 from convbatch.journal.run_folder import FolderLock, RunFolder, cannot_write, shell_quote
-from convbatch.system import Disk, System
+from convbatch.system import BlockingThread, Disk, System
 
 SEGMENT_BYTES = 256 * 2**20
 _LISTED = 5
@@ -54,11 +63,14 @@ class Journal:
         self._next_seq = found.next_seq
         self._last_crc = 0
         self._end: JournalEnd | None = None
+        self._lines: list[_Line] = []
+        """Records that are not written yet."""
+        self._writing: asyncio.Handle | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._durable: deque[asyncio.Future[None]] = deque()
         """Waiters whose records are synced, not woken yet."""
         self._syncing: asyncio.Task[None] | None = None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="journal-sync")
+        self._thread = BlockingThread("journal-sync")
         self._closed = False
 
     @classmethod
@@ -120,7 +132,25 @@ class Journal:
             JournalError: This write or an earlier one failed.
         """
         self._tail.refuse_replaced()
-        self._write((record,))
+        self._lines.append(_Line(encode_fields(self._clock.wall(), record)))
+        if (refused := self._write_lines()) is not None:
+            raise refused
+
+    def append_then(
+        self,
+        record: Mapping[str, Any] | Record,
+        then: Callable[[], None],
+        refuse: Callable[[JournalError], None],
+    ) -> None:
+        """Write a record with the others of this round of the event loop, as `append`, and then call a function.
+
+        Args:
+            record: The record.
+            then: Called once it is written.
+            refuse: Called instead, with what `append` would raise.
+        """
+        self._lines.append(_Line(encode_fields(self._clock.wall(), record), then, refuse))
+        self._write_soon()
 
     async def commit(self, *records: Mapping[str, Any] | Record) -> None:
         """Write records in one piece and return when they, and all earlier ones, are durable.
@@ -130,12 +160,12 @@ class Journal:
         Raises:
             JournalError: They may not be durable; no further record can be written.
         """
-        self._write(records)
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
+        self._tail.refuse_broken()
+        at = self._clock.wall()
+        self._lines += [_Line(encode_fields(at, record)) for record in records]
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        if self._syncing is None:
-            self._syncing = loop.create_task(self._sync_groups())
+        self._write_soon()
         await waiter
 
     async def close(self, stop: Mapping[str, Any] | None = None) -> None:
@@ -158,15 +188,18 @@ class Journal:
         """Release the folder without a `stop` record, as a kill would; does nothing when closed."""
         if self._closed:
             return
+        self._write_lines()
         self._closed = True
-        self._pool.shutdown(wait=True)  # a running sync must not outlive its descriptor
+        self._thread.close()  # a running sync must not outlive its descriptor
         self._tail.close()
 
     def _begin(self, folder: RunFolder, found: _Opened, version: str) -> None:
         record: dict[str, Any] = {"kind": "run", "session": self.session, "run": folder.name, "convbatch": version}
         if found.accepted_gaps:
             record["accepted_gaps"] = found.accepted_gaps
-        self._write((record,))
+        self._lines.append(_Line(encode_fields(self._clock.wall(), record)))
+        if (refused := self._write_lines()) is not None:
+            raise refused
         try:
             self._tail.sync()
         except OSError as error:
@@ -177,21 +210,52 @@ class Journal:
     def _written(self) -> JournalEnd:
         return JournalEnd(self._next_seq - 1, self._last_crc)
 
-    def _write(self, records: Sequence[Mapping[str, Any] | Record]) -> None:
-        at = self._clock.wall()
-        lines = [encode_line(seq, at, record) for seq, record in enumerate(records, self._next_seq)]
-        self._tail.write(b"".join(lines) if len(lines) != 1 else lines[0])
-        self._next_seq += len(lines)
-        if lines:
-            self._last_crc = checksum_of(lines[-1])
+    def _write_soon(self) -> None:
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().call_soon(self._write_round)
+
+    def _write_round(self) -> None:
+        self._writing = None
+        self._write_lines()
+        if self._waiters and self._syncing is None and not self._closed:
+            self._syncing = asyncio.get_running_loop().create_task(self._sync_groups())
+
+    def _write_lines(self) -> JournalError | None:
+        """Write all records that wait for it, in one piece, and call what follows; return why that was not possible."""
+        lines, self._lines = self._lines, []
+        staged = [line for line in lines if line.then is not None]
+        refused: JournalError | None = None
+        if staged:
+            try:
+                self._tail.refuse_replaced()
+            except JournalError as error:
+                refused = error
+                lines = [line for line in lines if line.then is None]
+        try:
+            self._write(lines)
+        except JournalError as error:
+            refused = error
+            self._fail([])
+        for line in staged:
+            line.end(refused)
+        return refused
+
+    def _write(self, lines: Sequence[_Line]) -> None:
+        if not lines:
+            return
+        encoded = [numbered_line(seq, line.fields) for seq, line in enumerate(lines, self._next_seq)]
+        self._tail.write(b"".join(encoded) if len(encoded) != 1 else encoded[0])
+        self._next_seq += len(encoded)
+        self._last_crc = checksum_of(encoded[-1])
 
     async def _sync_groups(self) -> None:
         group: list[asyncio.Future[None]] = []
         try:
             while self._waiters and not self._closed:
+                self._write_lines()
                 group, self._waiters = self._waiters, []
                 written = self._written
-                await self._disk.run_blocking(self._pool, self._tail.sync)
+                await self._disk.run_blocking(self._thread, self._tail.sync)
                 self._end = written
                 self._wake(group)
                 group = []
@@ -231,6 +295,24 @@ class Journal:
         self._waiters = []
 
 
+class _Line(NamedTuple):
+    """A record that is to be written, and what follows."""
+
+    fields: bytes
+    """From `encode_fields`."""
+    then: Callable[[], None] | None = None
+    refuse: Callable[[JournalError], None] | None = None
+
+    def end(self, refused: JournalError | None) -> None:
+        """Call what follows."""
+        if refused is None:
+            assert self.then is not None
+            self.then()
+        else:
+            assert self.refuse is not None
+            self.refuse(refused)
+
+
 class _Tail:
     """The segment that is written: its descriptor, its length, and whether a write has failed."""
 
@@ -260,6 +342,11 @@ class _Tail:
             # What was written stays: its whole records count, and the next opening cuts the torn rest off.
             raise self.fail(error) from error
         self.size += len(block)
+
+    def refuse_broken(self) -> None:
+        """Refuse to go on after a write or sync has failed."""
+        if self._failure is not None:
+            raise self.broken()
 
     def refuse_replaced(self) -> None:
         """Refuse to go on after the file or its folder was moved, deleted, replaced or cut from outside.

@@ -19,7 +19,6 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +32,7 @@ from convbatch.journal.index import Archive
 from convbatch.journal.records import JournalScan, decode_line, encode_line
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
-from convbatch.system import Disk, System
+from convbatch.system import BlockingThread, Disk, System
 from tests.support.made_runs import manifest_of
 from tests.support.tables import each
 
@@ -49,7 +48,7 @@ class QuickDisk(Disk):
     def sync_folder(self, folder: Path) -> None:
         pass
 
-    async def run_blocking(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def run_blocking(self, thread: BlockingThread, work: Callable[[], T]) -> T:
         return work()
 
 
@@ -83,7 +82,7 @@ class LazyDisk(QuickDisk):
     def sync_folder(self, folder: Path) -> None:
         self.named.update(folder.iterdir())
 
-    async def run_blocking(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def run_blocking(self, thread: BlockingThread, work: Callable[[], T]) -> T:
         covered = {path: path.stat().st_size for path in self.durable}
         for _ in range(5):
             await asyncio.sleep(0)

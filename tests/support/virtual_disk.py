@@ -11,12 +11,11 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from convbatch.system import Disk
+from convbatch.system import BlockingThread, Disk
 
 T = TypeVar("T")
 Call = Literal["open", "write", "sync", "truncate", "replace", "sync_folder"]
@@ -272,7 +271,7 @@ class VirtualDisk(Disk):
         if self._can_call("sync_folder"):
             self._platter.named(folder)
 
-    async def run_blocking(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def run_blocking(self, thread: BlockingThread, work: Callable[[], T]) -> T:
         """Run a sync; it covers the bytes written before it began and takes effect when it ends."""
         self._covered = {path: self._platter.unsynced(path) for path in self._paths.values()}
         await asyncio.sleep(self._chance.random() * self._longest_sync_s)
