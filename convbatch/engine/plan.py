@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from convbatch.config.gateways import Target
 from convbatch.dialogue import Dialogue, Message, Part, Settings, ToolResult
 from convbatch.engine.media_tokens import media_in, most_media_tokens
+from convbatch.protocols.history_pieces import has_tools
 from convbatch.protocols.wire import encode_json
 from convbatch.reply import Reply
 from convbatch.tools import DEFAULT_MAX_STEPS
@@ -167,6 +168,9 @@ class TokenBound:
 
     def add_message(self, message: Message) -> None:
         """Add all that a message has: text, calls, results, media."""
+        if len(message.parts) == 1 and (part := message.parts[0]).kind == "text" and not has_tools(message):
+            self.add(part.text or "")
+            return
         self.add(message.text)
         for text in texts_of_calls(message):
             self.add(text)

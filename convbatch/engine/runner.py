@@ -140,6 +140,8 @@ class Runner:
         self._past = past
         self._reuse = reuse
         self._stopping = asyncio.Event()
+        self._usual_settings: dict[tuple[str, int], Settings] = {}
+        """By target and repeat, of turns whose dialogue has none: one object, which is recognized by its identity."""
         self._tasks: list[asyncio.Task[None]] = []
         self.reason: StopReason = "finished"
         self._replaced: JournalReplaced | None = None
@@ -248,12 +250,8 @@ class Runner:
             settings = self._settings(worker, conversation, turn)
             key = state.keys.key(settings)
             past_end = end = self._past_end(worker, state, number, key)
-            if end is None and number in state.past:
-                end = await self._read_stored(worker, state, number, key)
-            if end is None and self._reuse is not None:
-                end = await self._reuse_reply(worker, state, number, key)
-            if end is None and state.ended is not None:
-                end = await self._skip(worker, state, number, key)
+            if end is None and (number in state.past or self._reuse is not None or state.ended is not None):
+                end = await self._without_asking(worker, state, number, key)
             if end is None:
                 end = await self._ask_steps(worker, state, number, key, settings)
             if end is None:
@@ -266,6 +264,16 @@ class Runner:
                 await self._run_conversation(worker, follow_up)  # counts in place of this one
 
     def _settings(self, worker: TargetWorker, conversation: Conversation, turn: Turn) -> Settings:
+        if turn.settings is not NO_SETTINGS or conversation.dialogue.settings is not NO_SETTINGS:
+            return self._effective_settings(worker, conversation, turn)
+        usual = (worker.target.name, conversation.repeat)
+        settings = self._usual_settings.get(usual)
+        if settings is None:
+            settings = self._effective_settings(worker, conversation, turn)
+            settings = self._usual_settings[usual] = NO_SETTINGS if settings == NO_SETTINGS else settings
+        return settings
+
+    def _effective_settings(self, worker: TargetWorker, conversation: Conversation, turn: Turn) -> Settings:
         return effective_settings(
             command_line=self._rules.command_line,
             turn=turn.settings,
@@ -349,6 +357,16 @@ class Runner:
             outcome = Record("outcome", state.head(number), fields)
             ends = end if step == len(replies) else None
             await self._journal.commit(*self._closing_records(outcome, state, number, ends, reused_from=reused_from))
+        return end
+
+    async def _without_asking(
+        self, worker: TargetWorker, state: ConversationState, number: int, key: str
+    ) -> TurnEnd | None:
+        """Return how a turn ends with a reply of an earlier session or another run, or because the dialogue ended."""
+        end = await self._read_stored(worker, state, number, key)
+        end = end or await self._reuse_reply(worker, state, number, key)
+        if end is None and state.ended is not None:
+            end = await self._skip(worker, state, number, key)
         return end
 
     async def _skip(self, worker: TargetWorker, state: ConversationState, number: int, key: str) -> TurnEnd:

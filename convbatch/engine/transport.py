@@ -211,7 +211,9 @@ class _SharedPayload(aiohttp.Payload):
 
 async def _read(content: aiohttp.StreamReader, into: bytearray, watch: StreamWatch | None) -> None:
     try:
-        if watch is None:
+        if watch is None and content.is_eof():  # nearly always: it came with the head
+            _append(content.read_nowait(-1), into)
+        elif watch is None:
             while chunk := await content.readany():
                 _append(chunk, into)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,10 @@ STREAM_FIELDS = ("ttft_s", "chunks", "itl_p50_s", "itl_p95_s")
 _ANSWER_FIELDS = ("http_status", "request_id", "started_at", "latency_s", *STREAM_FIELDS, "key_in_body")
 REUSED_FIELDS = (*_ANSWER_FIELDS, "reply", "body", "body_b64", "wire_note", "prices")
 READ_AGAIN_FIELDS = (*_ANSWER_FIELDS, "limiter_wait_s", "retry_wait_s")
+
+
+_PLAIN_FIELDS = ("http_status", "request_id", "latency_s", *STREAM_FIELDS, "wire_note")
+_plain_values = operator.attrgetter(*_PLAIN_FIELDS)
 
 
 def price_fields(prices: PriceTable | None) -> dict[str, Any]:
@@ -42,19 +47,9 @@ def outcome_fields(
 ) -> dict[str, Any]:
     """Return the fields of the `outcome` record of an attempt, after those that identify it."""
     record: dict[str, Any] = {**fields, "class": attempt.cls, "started_at": attempt.started_at}
-    if attempt.http_status is not None:
-        record["http_status"] = attempt.http_status
-    if attempt.request_id is not None:
-        record["request_id"] = attempt.request_id
-    if attempt.latency_s is not None:
-        record["latency_s"] = attempt.latency_s
-    if attempt.chunks is not None or attempt.ttft_s is not None:
-        for name in STREAM_FIELDS:
-            value = getattr(attempt, name)
-            if value is not None:
-                record[name] = value
-    if attempt.wire_note is not None:
-        record["wire_note"] = attempt.wire_note
+    for name, value in zip(_PLAIN_FIELDS, _plain_values(attempt), strict=True):
+        if value is not None:
+            record[name] = value
     if limiter_wait_s:
         record["limiter_wait_s"] = limiter_wait_s
     if retry_wait_s:

@@ -148,6 +148,8 @@ def signed_count(value: Any) -> int | None:
         A negative count as it is, and -1 for a number that is no count (1.5, more than 2**53): `usage_of` removes what
         is impossible, and it is not the same as a count that was not sent.
     """
+    if type(value) is int:
+        return value if -_MAX_COUNT <= value <= _MAX_COUNT else -1
     if isinstance(value, str) and len(value) <= _COUNT_DIGITS and value.isascii() and value.isdigit():
         value = int(value)
     if type(value) is float:

@@ -518,7 +518,7 @@ def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has
 def _by_modality(*lists: Any) -> dict[str, int]:
     """Return the tokens of each modality in lists of details; empty where none is named."""
     tokens: dict[str, int] = {}
-    for details in lists:
+    for details in filter(None, lists):
         for item in details if isinstance(details, list) else ():
             if isinstance(item, dict) and (count := signed_count(item.get("tokenCount"))) is not None:
                 modality = str(item.get("modality")).upper()
