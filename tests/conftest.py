@@ -151,6 +151,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, CANARY_ENV: CANARY, "PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "120", **more}
 
 
+@pytest.fixture(params=[False, True], ids=["on connections", "by session"])
+def by_session(request: pytest.FixtureRequest) -> bool:
+    """Both ways of `AiohttpTransport` to send a request."""
+    return request.param
+
+
 @pytest.fixture
 def convbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Run the command in this process, in an empty folder, as `convbatch("run", "d.jsonl", KEY="…")`; fast.

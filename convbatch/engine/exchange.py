@@ -34,6 +34,7 @@ _TRIED = ((3, 12), (3, 14))
 _LARGEST = 512 * 1024
 """Bytes of a body that is written at once."""
 _MAX_ROUTES = 1000
+_ANY_BODY = b"-"
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_PLAIN = (
     hdrs.CONTENT_LENGTH,
@@ -69,15 +70,18 @@ class ResponseHead(NamedTuple):
 
 
 class Route:
-    """Where requests of one URL, with the same headers, go, and their head up to the value of `Content-Length`."""
+    """Where requests of one URL, with the same headers, go, and their head."""
 
-    __slots__ = ("head", "headers", "idle", "request")
+    __slots__ = ("head", "headers", "idle", "request", "tail")
 
-    def __init__(self, request: aiohttp.ClientRequest, headers: Mapping[str, str], head: bytes, idle: _Idle) -> None:
+    def __init__(
+        self, request: aiohttp.ClientRequest, headers: Mapping[str, str], head: tuple[bytes, bytes], idle: _Idle
+    ) -> None:
         self.request = request
         self.headers = headers
         """The object they were given in, so that its `id` belongs to no other one."""
-        self.head = head
+        self.head, self.tail = head
+        """Before and after the length of the body."""
         self.idle = idle
 
 
@@ -153,7 +157,7 @@ class Exchanges:
             return None
         if any(name in given for name in _NOT_PLAIN):
             return None
-        request = aiohttp.ClientRequest(hdrs.METH_POST, url, headers=given, data=b"-", loop=self._loop)
+        request = aiohttp.ClientRequest(hdrs.METH_POST, url, headers=given, data=_ANY_BODY, loop=self._loop)
         head = _head_of(request)
         if head is None:
             return None
@@ -185,7 +189,7 @@ class Exchanges:
         exchange.connection = connection
         protocol.set_response_params(**_RESPONSE)
         exchange.timer = self._loop.call_at(until, protocol.expire)
-        write = functools.partial(_write, exchange, route.head, outgoing.body)
+        write = functools.partial(_write, exchange, route, outgoing.body)
         if intent is None:
             write()
         else:
@@ -256,7 +260,7 @@ class Exchanges:
             self._cleaning = self._loop.call_later(KEEP_ALIVE_S, self._clean)
 
 
-def _write(exchange: Exchange, head: bytes, body: bytes) -> None:
+def _write(exchange: Exchange, route: Route, body: bytes) -> None:
     """Write a request; it fails if its connection was closed meanwhile."""
     if exchange.is_ended:
         return
@@ -266,15 +270,16 @@ def _write(exchange: Exchange, head: bytes, body: bytes) -> None:
         if protocol.exception() is None:
             protocol.set_exception(aiohttp.ClientConnectionResetError("Cannot write to closing transport"))
         return
-    protocol.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+    protocol.transport.write(b"%b%d%b%b" % (route.head, len(body), route.tail, body))
 
 
-def _head_of(request: aiohttp.ClientRequest) -> bytes | None:
-    """Return the head that aiohttp sends, up to the value of `Content-Length`; None if it would refuse to send it."""
+def _head_of(request: aiohttp.ClientRequest) -> tuple[bytes, bytes] | None:
+    """Return the head that aiohttp sends, before and after the length of the body; None if it would refuse it."""
     headers = request.headers
-    headers.popall(hdrs.CONTENT_LENGTH)
     headers.setdefault(hdrs.CONTENT_TYPE, "application/octet-stream")
     lines = [f"POST {request.url.raw_path_qs} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     if any(_CONTROLS.search(line) for line in lines):
         return None
-    return "\r\n".join([*lines, f"{hdrs.CONTENT_LENGTH}: "]).encode()
+    at = lines.index(f"{hdrs.CONTENT_LENGTH}: {len(_ANY_BODY)}")
+    before = "\r\n".join([*lines[:at], f"{hdrs.CONTENT_LENGTH}: "])
+    return before.encode(), "".join(f"\r\n{line}" for line in [*lines[at + 1 :], "", ""]).encode()

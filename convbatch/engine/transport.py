@@ -55,13 +55,13 @@ _LIMIT_OF_HEADERS: dict[str, Any] = (
 class AiohttpTransport:
     """A transport with its own connection pool, so that a slow gateway never holds another one's connections."""
 
-    def __init__(self, *, ca_file: str | None = None, proxy: str | None = None, by_session: bool | None = None) -> None:
+    def __init__(self, *, ca_file: str | None = None, proxy: str | None = None, by_session: bool = False) -> None:
         """Open a transport.
 
         Args:
             ca_file: PEM file of the certificate authorities to trust; None: those of the system.
             proxy: URL of the proxy.
-            by_session: Whether every request is sent by a `ClientSession`; None: where that is necessary.
+            by_session: Send every request by a `ClientSession`, not only where that is necessary.
         """
         context: ssl.SSLContext | bool = True
         if ca_file is not None:
@@ -79,7 +79,7 @@ class AiohttpTransport:
             max_field_size=MAX_HEADER_BYTES,
             **_LIMIT_OF_HEADERS,
         )
-        by_session = proxy is not None or not is_tried(aiohttp.__version__) if by_session is None else by_session
+        by_session = by_session or proxy is not None or not is_tried(aiohttp.__version__)
         self._exchanges = None if by_session else Exchanges(connector)
         self._urls: dict[str, URL] = {}
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}

@@ -69,9 +69,11 @@ async def listening(certificate: Path | None) -> AsyncGenerator[tuple[int, bytea
         yield server.sockets[0].getsockname()[1], received
 
 
-async def failure_of(url: str, *, ca_file: Path | None = None, proxy: str | None = None) -> NoResponse | None:
+async def failure_of(
+    url: str, *, by_session: bool, ca_file: Path | None = None, proxy: str | None = None
+) -> NoResponse | None:
     """Send a request; return the failure, or None when it was answered."""
-    transport = AiohttpTransport(ca_file=None if ca_file is None else str(ca_file), proxy=proxy)
+    transport = AiohttpTransport(ca_file=None if ca_file is None else str(ca_file), proxy=proxy, by_session=by_session)
     try:
         await transport.send(OutgoingRequest(method="POST", url=url, headers={}, body=BODY, timeout_s=30))
     except NoResponse as failure:
@@ -89,12 +91,12 @@ def check_failure(failure: NoResponse | None, why: Unreachable) -> None:
     assert str(failure).startswith(str(expected["message"]))
 
 
-async def test_a_request_to_an_unknown_host_name_is_not_sent():
-    check_failure(await failure_of("http://no-such-name.localhost:9/"), "dns")
+async def test_a_request_to_an_unknown_host_name_is_not_sent(by_session: bool):
+    check_failure(await failure_of("http://no-such-name.localhost:9/", by_session=by_session), "dns")
 
 
-async def test_a_request_to_a_port_without_a_server_is_not_sent():
-    check_failure(await failure_of("http://127.0.0.1:9/"), "refused")
+async def test_a_request_to_a_port_without_a_server_is_not_sent(by_session: bool):
+    check_failure(await failure_of("http://127.0.0.1:9/", by_session=by_session), "refused")
 
 
 @asynccontextmanager
@@ -115,7 +117,7 @@ async def answering(line: str | None) -> AsyncGenerator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-async def test_a_failed_connection_is_named_with_host_and_port():
+async def test_a_failed_connection_is_named_with_host_and_port(by_session: bool):
     key = "sk-in-the-query-0123456789"
     async with answering(None) as port, answering("407 Proxy Authentication Required") as gate:
         cases = [
@@ -136,14 +138,14 @@ async def test_a_failed_connection_is_named_with_host_and_port():
             ),
         ]
         for url, proxy, words in cases:
-            failure = await failure_of(url, proxy=proxy)
+            failure = await failure_of(url, proxy=proxy, by_session=by_session)
             assert words in str(failure)
             assert key not in str(failure)
             assert "pw@" not in str(failure)
 
 
 @pytest.mark.slow
-async def test_a_request_to_a_server_that_accepts_no_connection_is_not_sent():
+async def test_a_request_to_a_server_that_accepts_no_connection_is_not_sent(by_session: bool):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -152,7 +154,7 @@ async def test_a_request_to_a_server_that_accepts_no_connection_is_not_sent():
         for one in waiting:
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port))
-        check_failure(await failure_of(f"http://127.0.0.1:{port}/"), "connect timeout")
+        check_failure(await failure_of(f"http://127.0.0.1:{port}/", by_session=by_session), "connect timeout")
         for one in waiting:
             one.close()
 
@@ -175,16 +177,21 @@ WRONG: dict[str, tuple[Callable[[Path], Path] | None, bool, Unreachable]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_a_tls_failure_is_reported_and_nothing_is_sent(tmp_path: Path, wrong: str):
+async def test_a_tls_failure_is_reported_and_nothing_is_sent(tmp_path: Path, wrong: str, by_session: bool):
     make, trusted, why = WRONG[wrong]
     certificate = None if make is None else make(tmp_path / "server.pem")
     async with listening(certificate) as (port, received):
-        check_failure(await failure_of(f"https://localhost:{port}/", ca_file=certificate if trusted else None), why)
+        check_failure(
+            await failure_of(
+                f"https://localhost:{port}/", ca_file=certificate if trusted else None, by_session=by_session
+            ),
+            why,
+        )
         assert BODY not in received
 
 
-async def test_a_self_signed_certificate_is_trusted_as_ca_file(tmp_path: Path):
+async def test_a_self_signed_certificate_is_trusted_as_ca_file(tmp_path: Path, by_session: bool):
     certificate = self_signed(tmp_path / "server.pem")
     async with listening(certificate) as (port, received):
-        assert await failure_of(f"https://localhost:{port}/", ca_file=certificate) is None
+        assert await failure_of(f"https://localhost:{port}/", ca_file=certificate, by_session=by_session) is None
         assert BODY in received

@@ -45,7 +45,7 @@ ALLOWED: dict[str, bytes] = {
 }
 
 
-async def sent_to(answer: bytes) -> HttpResponse | NoResponse:
+async def sent_to(answer: bytes, *, by_session: bool) -> HttpResponse | NoResponse:
     """Return what the client makes of an answer after which the connection ends."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,7 +54,7 @@ async def sent_to(answer: bytes) -> HttpResponse | NoResponse:
         await writer.drain()
         writer.close()
 
-    transport = AiohttpTransport()
+    transport = AiohttpTransport(by_session=by_session)
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         try:
@@ -66,26 +66,26 @@ async def sent_to(answer: bytes) -> HttpResponse | NoResponse:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_a_response_that_breaks_a_rule_is_named_and_its_bytes_are_kept(name: str) -> None:
+async def test_a_response_that_breaks_a_rule_is_named_and_its_bytes_are_kept(name: str, by_session: bool) -> None:
     answer, said = BROKEN[name]
-    gone = await sent_to(answer)
+    gone = await sent_to(answer, by_session=by_session)
     assert isinstance(gone, NoResponse)
     assert (gone.status, gone.partial, gone.sent) == (200, BODY, True)
     assert said.lower() in str(gone).lower()
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)
-async def test_headers_beyond_the_limits_are_refused_by_name(name: str) -> None:
+async def test_headers_beyond_the_limits_are_refused_by_name(name: str, by_session: bool) -> None:
     answer, said = TOO_MUCH[name]
-    gone = await sent_to(answer)
+    gone = await sent_to(answer, by_session=by_session)
     assert isinstance(gone, NoResponse)
     assert (gone.status, gone.partial, gone.sent) == (None, b"", True)
     assert said in str(gone)
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-async def test_headers_within_the_limits_are_read(name: str) -> None:
-    answer = await sent_to(ALLOWED[name])
+async def test_headers_within_the_limits_are_read(name: str, by_session: bool) -> None:
+    answer = await sent_to(ALLOWED[name], by_session=by_session)
     assert isinstance(answer, HttpResponse)
     assert answer.body == BODY
 

@@ -95,7 +95,7 @@ async def serving(pieces: Pieces, *, headers: str = "", ends: bool = True) -> As
 async def client_of(url: str, protocol: str = "openai", **more: Any) -> AsyncGenerator[Client]:
     base = f"{url}/v1" if protocol in ("openai", "responses") else url
     target = Target(model="sim-good", gateway=Gateway(name="g", protocol=protocol, base_url=base, auth="none"))
-    transport = AiohttpTransport()
+    transport = AiohttpTransport(by_session=more.pop("by_session", False))
     redactor = more.pop("redactor", Redactor())
     try:
         yield Client(target, None, transport=transport, redactor=redactor, clock=RealClock(), **more)
@@ -130,13 +130,15 @@ def gzipped(pieces: Sequence[bytes]) -> list[bytes]:
 # -- any chunking
 
 
-async def test_every_recorded_stream_in_any_chunks_is_what_its_whole_body_is():
+async def test_every_recorded_stream_in_any_chunks_is_what_its_whole_body_is(by_session: bool):
     chance = random.Random(14)
     for protocol, body in STREAMS:
         pieces = in_pieces(body, chance)
         packed = chance.random() < 0.3
         headers = "content-encoding: gzip\r\n" if packed else ""
-        attempt = await answered(gzipped(pieces) if packed else pieces, protocol, headers=headers)
+        attempt = await answered(
+            gzipped(pieces) if packed else pieces, protocol, headers=headers, by_session=by_session
+        )
         expected = read_answer(PROTOCOLS[protocol], 200, {}, body).outcome
         assert attempt.outcome == expected
         assert attempt.body == body
@@ -211,9 +213,9 @@ def of_reply(attempt: Attempt) -> tuple[Any, Any]:
 # -- streams that do not end well
 
 
-async def test_a_broken_stream_is_ambiguous_and_keeps_its_text():
+async def test_a_broken_stream_is_ambiguous_and_keeps_its_text(by_session: bool):
     for ends in (True, False):
-        attempt = await answered([piece("one "), piece("two "), b"data: {"], ends=ends)
+        attempt = await answered([piece("one "), piece("two "), b"data: {"], ends=ends, by_session=by_session)
         assert isinstance(attempt.outcome, Failure)
         assert (attempt.cls, attempt.outcome.text) == ("ambiguous", "one two ")
         assert (attempt.chunks, attempt.ttft_s is None) == (2, False)
@@ -223,24 +225,24 @@ ERROR = b'data: {"error": {"message": "overloaded", "type": "server_error", "cod
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["whole", "connection lost"])
-async def test_an_error_in_a_stream_counts_as_its_code_only_before_the_first_text(ends: bool):
-    before = await answered([b": hi\n\n", ERROR], ends=ends)
+async def test_an_error_in_a_stream_counts_as_its_code_only_before_the_first_text(ends: bool, by_session: bool):
+    before = await answered([b": hi\n\n", ERROR], ends=ends, by_session=by_session)
     assert isinstance(before.outcome, Failure)
     assert (before.cls, before.outcome.kind, before.outcome.text) == ("refused", "overloaded", None)
-    after = await answered([piece("one"), ERROR], ends=ends)
+    after = await answered([piece("one"), ERROR], ends=ends, by_session=by_session)
     assert isinstance(after.outcome, Failure)
     assert (after.cls, after.outcome.kind, after.outcome.text) == ("ambiguous", "overloaded", "one")
     thinking = piece("hm").replace(b"content", b"reasoning")
-    thought = await answered([thinking, ERROR], ends=ends)
+    thought = await answered([thinking, ERROR], ends=ends, by_session=by_session)
     assert (thought.cls, thought.outcome.text) == ("ambiguous", None)
 
 
-async def test_a_silent_stream_is_ended_and_a_comment_is_no_silence():
-    silent = await answered([piece("one"), 5.0], silence_s=0.1)
+async def test_a_silent_stream_is_ended_and_a_comment_is_no_silence(by_session: bool):
+    silent = await answered([piece("one"), 5.0], silence_s=0.1, by_session=by_session)
     assert isinstance(silent.outcome, Failure)
     assert (silent.cls, silent.outcome.kind, silent.outcome.text) == ("timeout", "timeout", "one")
     assert "sent nothing for 0.1 s" in silent.outcome.message
-    alive = await answered([*[b": hi\n\n", 0.03] * 5, piece("late", "stop")], silence_s=0.1)
+    alive = await answered([*[b": hi\n\n", 0.03] * 5, piece("late", "stop")], silence_s=0.1, by_session=by_session)
     assert isinstance(alive.outcome, Reply)
     assert alive.ttft_s is not None
     assert alive.ttft_s > 0.12
@@ -257,25 +259,27 @@ UNNAMED = [
 @pytest.mark.parametrize(
     ("protocol", "pieces"), [("openai", [piece("all", "stop"), b"data: [DONE]\n\n"]), ("anthropic", UNNAMED)]
 )
-async def test_a_reply_counts_when_the_connection_stays_open_after_its_last_event(protocol: str, pieces: list[bytes]):
+async def test_a_reply_counts_when_the_connection_stays_open_after_its_last_event(
+    protocol: str, pieces: list[bytes], by_session: bool
+):
     begun = time.monotonic()
-    attempt = await answered([*pieces, 5.0], protocol, silence_s=0.1)
+    attempt = await answered([*pieces, 5.0], protocol, silence_s=0.1, by_session=by_session)
     assert isinstance(attempt.outcome, Reply)
     assert attempt.wire_note == "whole, although the stream sent nothing for 0.1 s after its last event"
     assert attempt.latency_s is not None
     assert attempt.latency_s < 0.1 < time.monotonic() - begun
 
 
-async def test_usage_after_the_last_event_is_read():
+async def test_usage_after_the_last_event_is_read(by_session: bool):
     usage = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}\n\n'
-    attempt = await answered([piece("all", "stop"), b"data: [DONE]\n\n", 0.02, usage])
+    attempt = await answered([piece("all", "stop"), b"data: [DONE]\n\n", 0.02, usage], by_session=by_session)
     assert isinstance(attempt.outcome, Reply)
     assert attempt.outcome.usage.total_tokens == 7
 
 
 @pytest.mark.parametrize(("end", "cls"), [(None, "abandoned"), ("stop", "replied")], ids=["part", "all"])
-async def test_a_cancelled_stream_keeps_what_it_has(end: str | None, cls: str):
-    async with serving([piece("one", end), 5.0]) as url, client_of(url) as client:
+async def test_a_cancelled_stream_keeps_what_it_has(end: str | None, cls: str, by_session: bool):
+    async with serving([piece("one", end), 5.0]) as url, client_of(url, by_session=by_session) as client:
         task = asyncio.create_task(client.attempt(QUESTION))
         await asyncio.sleep(0.1)
         task.cancel()
@@ -290,10 +294,10 @@ async def test_a_cancelled_stream_keeps_what_it_has(end: str | None, cls: str):
 
 
 @pytest.mark.parametrize("end", ["stop", None], ids=["whole", "broken"])
-async def test_a_key_that_a_stream_gives_in_pieces_is_kept_nowhere(end: str | None):
+async def test_a_key_that_a_stream_gives_in_pieces_is_kept_nowhere(end: str | None, by_session: bool):
     redactor = Redactor([Secret("MY_KEY", KEY)])
     pieces = [piece("it is "), piece(KEY[:9]), piece(KEY[9:15]), piece(KEY[15:]), piece(", yes", end)]
-    attempt = await answered(pieces, redactor=redactor)
+    attempt = await answered(pieces, redactor=redactor, by_session=by_session)
     assert attempt.outcome.text == "it is [redacted:MY_KEY], yes"
     assert attempt.body is not None
     assert KEY[9:15].encode() not in attempt.body
@@ -368,10 +372,12 @@ def test_a_stream_for_which_nothing_was_asked_is_noted():
     assert asked.outcome == not_asked.outcome
 
 
-async def test_what_a_reply_says_about_itself_is_noted_streamed_as_whole() -> None:
+async def test_what_a_reply_says_about_itself_is_noted_streamed_as_whole(by_session: bool) -> None:
     removed = [{"type": "reasoning", "id": "rs_1", "action": "removed", "reason": "model_mismatch"}]
     text = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]}
     response = {"status": "completed", "output": [text], "input_transformations": removed}
     event = json.dumps({"type": "response.completed", "response": response}).encode()
-    attempt = await answered([b"event: response.completed\ndata: " + event + b"\n\n"], "responses")
+    attempt = await answered(
+        [b"event: response.completed\ndata: " + event + b"\n\n"], "responses", by_session=by_session
+    )
     assert attempt.wire_note == "the provider removed 1 reasoning item from the history (model_mismatch)"

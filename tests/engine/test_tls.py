@@ -98,9 +98,9 @@ class Listener:
 
 
 async def ask(
-    url: str, *, ca_file: Path | None = None, proxy: str | None = None, timeout_s: float = 20
+    url: str, *, by_session: bool, ca_file: Path | None = None, proxy: str | None = None, timeout_s: float = 20
 ) -> HttpResponse:
-    transport = AiohttpTransport(ca_file=None if ca_file is None else str(ca_file), proxy=proxy)
+    transport = AiohttpTransport(ca_file=None if ca_file is None else str(ca_file), proxy=proxy, by_session=by_session)
     try:
         headers = {"Authorization": f"Bearer {CANARY}"}
         return await transport.send(
@@ -110,11 +110,13 @@ async def ask(
         await transport.close()
 
 
-async def test_a_certificate_of_a_configured_authority_is_accepted(tmp_path: Path, ca_file: Path) -> None:
+async def test_a_certificate_of_a_configured_authority_is_accepted(
+    tmp_path: Path, ca_file: Path, by_session: bool
+) -> None:
     async with Listener(OURS.sign(tmp_path / "good.pem", "localhost")).serving() as server:
-        assert (await ask(f"https://localhost:{server.port}/", ca_file=ca_file)).status == 200
+        assert (await ask(f"https://localhost:{server.port}/", ca_file=ca_file, by_session=by_session)).status == 200
         with pytest.raises(NoResponse, match="certificate refused"):
-            await ask(f"https://localhost:{server.port}/")
+            await ask(f"https://localhost:{server.port}/", by_session=by_session)
     assert len(server.received) == 1
 
 
@@ -127,30 +129,34 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_a_server_with_a_wrong_certificate_receives_no_key(tmp_path: Path, ca_file: Path, wrong: str) -> None:
+async def test_a_server_with_a_wrong_certificate_receives_no_key(
+    tmp_path: Path, ca_file: Path, wrong: str, by_session: bool
+) -> None:
     async with Listener(WRONG[wrong](tmp_path / "server.pem")).serving() as server:
         with pytest.raises(NoResponse, match="certificate refused") as caught:
-            await ask(f"https://localhost:{server.port}/", ca_file=ca_file)
+            await ask(f"https://localhost:{server.port}/", ca_file=ca_file, by_session=by_session)
     assert (caught.value.sent, caught.value.certificate) == (False, True)
     assert not server.received
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_to_another_host_is_not_followed(status: int) -> None:
+async def test_a_redirect_to_another_host_is_not_followed(status: int, by_session: bool) -> None:
     async with Listener().serving() as elsewhere:
         there = f"http://localhost:{elsewhere.port}/?key=x"
         refresh = f'Refresh: 0; url={there}\r\nSet-Cookie: a=b\r\nAlt-Svc: h2=":{elsewhere.port}"\r\n'
         head = f"HTTP/1.1 {status} Go\r\nLocation: {there}\r\n{refresh}Content-Length: 0\r\n\r\n"
         async with Listener(answer=head.encode()).serving() as server:
-            assert (await ask(f"http://127.0.0.1:{server.port}/")).status == status
+            assert (await ask(f"http://127.0.0.1:{server.port}/", by_session=by_session)).status == status
     assert (len(server.received), elsewhere.received) == (1, [])
 
 
-async def test_a_proxy_receives_the_host_name_but_not_the_key() -> None:
+async def test_a_proxy_receives_the_host_name_but_not_the_key(by_session: bool) -> None:
     """The key is sent only inside the tunnel, after the host's certificate was verified; a proxy has none for it."""
     async with Listener(answer=b"HTTP/1.1 200 Connected\r\n\r\n").serving() as proxy:
         with pytest.raises(NoResponse) as caught:
-            await ask("https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3)
+            await ask(
+                "https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3, by_session=by_session
+            )
     assert caught.value.sent is False
     assert proxy.received[0].startswith(b"CONNECT gateway.example:443 ")
     assert CANARY.encode() not in b"".join(proxy.received)
@@ -171,11 +177,13 @@ async def test_a_proxy_receives_the_host_name_but_not_the_key() -> None:
         ("200 OK\r\nX: ", "connection reset|connection lost|TLS"),
     ],
 )
-async def test_an_answer_of_the_proxy_itself_is_not_a_response(status: str, said: str) -> None:
+async def test_an_answer_of_the_proxy_itself_is_not_a_response(status: str, said: str, by_session: bool) -> None:
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     async with Listener(answer=answer).serving() as proxy:
         with pytest.raises(NoResponse) as caught:
-            await ask("https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3)
+            await ask(
+                "https://gateway.example/", proxy=f"http://127.0.0.1:{proxy.port}", timeout_s=3, by_session=by_session
+            )
     assert CANARY.encode() not in b"".join(proxy.received)
     assert CANARY not in str(caught.value)
     assert re.search(said, str(caught.value))
@@ -191,12 +199,12 @@ ENDLESS = {
 
 @pytest.mark.parametrize("what", ENDLESS)
 @pytest.mark.slow
-async def test_an_endless_response_head_is_given_up_within_the_timeout(what: str) -> None:
+async def test_an_endless_response_head_is_given_up_within_the_timeout(what: str, by_session: bool) -> None:
     begin, endless = ENDLESS[what]
     async with Listener(answer=begin, endless=endless).serving() as server:
         begun = asyncio.get_running_loop().time()
         with pytest.raises(NoResponse) as caught:
-            await ask(f"http://127.0.0.1:{server.port}/", timeout_s=0.8)
+            await ask(f"http://127.0.0.1:{server.port}/", timeout_s=0.8, by_session=by_session)
     assert caught.value.sent is True
     assert asyncio.get_running_loop().time() - begun < 10
     assert len(caught.value.partial) < MAX_BODY_BYTES

@@ -94,10 +94,10 @@ async def repeating_server(*, late_s: float, connections: list[asyncio.StreamWri
 
 
 @pytest.mark.parametrize("late_s", [0.0, 0.005])
-async def test_a_duplicated_reply_is_never_taken_for_the_next_answer(late_s: float) -> None:
+async def test_a_duplicated_reply_is_never_taken_for_the_next_answer(late_s: float, by_session: bool) -> None:
     connections: list[asyncio.StreamWriter] = []
     async with repeating_server(late_s=late_s, connections=connections) as url:
-        transport = AiohttpTransport()
+        transport = AiohttpTransport(by_session=by_session)
         for number in range(5):
             question = b"question %d" % number
             outgoing = OutgoingRequest(method="POST", url=url, headers={}, body=question, timeout_s=5)

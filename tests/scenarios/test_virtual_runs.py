@@ -177,9 +177,9 @@ async def results_of(transport: Transport, base: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("rule", NETWORK_RULES.values(), ids=NETWORK_RULES)
-async def test_the_virtual_network_gives_the_same_results_as_real_sockets(rule: Plain):
+async def test_the_virtual_network_gives_the_same_results_as_real_sockets(rule: Plain, by_session: bool):
     async with Server(provider_with(rule)) as server:
-        real = AiohttpTransport()
+        real = AiohttpTransport(by_session=by_session)
         over_sockets = await results_of(real, server.url)
         await real.close()
     log: list[Sent] = []
