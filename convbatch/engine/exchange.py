@@ -15,17 +15,24 @@ import inspect
 import re
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 from aiohttp import hdrs
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 from yarl import URL
 
 from convbatch.engine.connector import NotingConnector
-from convbatch.engine.http_values import CONNECT_TIMEOUT_S, MAX_HEADER_BYTES, MAX_HEADERS, Intent, OutgoingRequest
+from convbatch.engine.http_values import (
+    CONNECT_TIMEOUT_S,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    Intent,
+    OutgoingRequest,
+    ResponseHead,
+)
 
 KEEP_ALIVE_S = 30.0
 """How long a connection may be idle before it is used again."""
@@ -60,13 +67,6 @@ def is_tried(version: str) -> bool:
     """Return whether the tests have run with this release of aiohttp."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     return numbers is not None and _TRIED[0] <= (int(numbers[1]), int(numbers[2])) <= _TRIED[1]
-
-
-class ResponseHead(NamedTuple):
-    """Status and headers of a response."""
-
-    status: int
-    headers: CIMultiDictProxy[str]
 
 
 class Route:
@@ -189,6 +189,7 @@ class Exchanges:
         exchange.connection = connection
         protocol.set_response_params(**_RESPONSE)
         exchange.timer = self._loop.call_at(until, protocol.expire)
+        assert isinstance(outgoing.body, bytes)
         write = functools.partial(_write, exchange, route, outgoing.body)
         if intent is None:
             write()

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from multidict import CIMultiDictProxy
+
 from convbatch.engine.streaming import StreamWatch
 from convbatch.errors import JournalError
 from convbatch.journal.media_store import SharedBody
@@ -38,6 +40,13 @@ class HttpResponse(NamedTuple):
     body: bytes
     notes: tuple[str, ...] = ()
     """What was odd about its encoding."""
+
+
+class ResponseHead(NamedTuple):
+    """Status and headers of a response."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
 
 
 class NoResponse(Exception):  # becomes a Failure at once

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import aiohttp
 from multidict import CIMultiDictProxy
 
 from convbatch.engine.connection_errors import certificate_error, connect_error, lost_connection
 from convbatch.engine.connector import KeepingHandler
-from convbatch.engine.http_values import CONNECT_TIMEOUT_S, MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_HEADERS, NoResponse
+from convbatch.engine.http_values import (
+    CONNECT_TIMEOUT_S,
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    NoResponse,
+    ResponseHead,
+)
 from convbatch.engine.raw_response import RawResponse, read_raw
 from convbatch.protocols.content_encoding import CannotUnpack, Unpacked, unpack
-
-
-class Head(Protocol):
-    """Status and headers of a response."""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        ...
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        """The headers, whose names are compared without case."""
-        ...
 
 
 class Unreadable(Exception):  # internal signal
@@ -85,7 +78,7 @@ def no_response(
     error: Exception,
     where: WhereTo,
     connected: bool,
-    response: Head | None,
+    response: ResponseHead | RawResponse | None,
     partial: bytes,
 ) -> NoResponse:
     """Classify an exception of aiohttp by its type and system error; its text may contain URLs and headers."""
@@ -116,13 +109,15 @@ def no_response(
     )
 
 
-def abandoned(response: Head | None, partial: bytes) -> NoResponse:
+def abandoned(response: ResponseHead | RawResponse | None, partial: bytes) -> NoResponse:
     """Return what had arrived when a request was cancelled."""
     known = _known_so_far(None, response, partial)
     return NoResponse("connection", "abandoned on request", sent=True, **known)
 
 
-def _known_so_far(error: Exception | None, response: Head | None, partial: bytes) -> dict[str, Any]:
+def _known_so_far(
+    error: Exception | None, response: ResponseHead | RawResponse | None, partial: bytes
+) -> dict[str, Any]:
     """Return what is known of a response that broke off, its body decoded as far as possible."""
     if response is None:
         return {}

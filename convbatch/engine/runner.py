@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings, Turn, effective_settings
 from convbatch.engine.budget import BudgetReached, Reservation
@@ -19,13 +19,13 @@ from convbatch.engine.call import Call
 from convbatch.engine.conversation import ConversationState, Past, TurnEnd
 from convbatch.engine.http_values import NotSentCancelled, SentCancelled
 from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, Tokens
+from convbatch.engine.listener import Listener, ReplySource
 from convbatch.engine.plan import Conversation
 from convbatch.engine.retry import (
     INITIAL_RETRY_STATE,
     GiveUp,
     RetryState,
     SendAgain,
-    Step,
     SuspendTarget,
     next_step,
     signal,
@@ -34,6 +34,7 @@ from convbatch.engine.turn_records import (
     ATTEMPT_FIELDS,
     READ_AGAIN_FIELDS,
     REUSED_FIELDS,
+    Intent,
     body_fields,
     kept_reply,
     outcome_fields,
@@ -51,7 +52,6 @@ from convbatch.reply import (
     Attempt,
     Failure,
     Reply,
-    Status,
     is_open,
     reply_to_plain,
     status_of,
@@ -64,42 +64,6 @@ YIELD_EVERY = 64
 """Number of finished conversations that a worker skips before it yields to the event loop."""
 STARTED_AT_ONCE = 8
 """Tasks started between two yields: hundreds would open hundreds of connections before the first request is sent."""
-
-
-class ReplySource(Protocol):
-    """Another run whose replies may be reused (`journal.index.Archive`)."""
-
-    def turn_by_key(self, key: str, repeat: int) -> Any:
-        """Return a finished turn with this key, or None."""
-        ...
-
-
-class Listener(Protocol):
-    """Receiver of durable results and notes; called on the event loop, must not block."""
-
-    def turn_done(self, target: str, status: Status, *, before: bool) -> None:
-        """Record that a row reached a terminal state; `before`: in an earlier session."""
-        ...
-
-    def sending(self, call: Call) -> None:
-        """Record a request that is sent next."""
-        ...
-
-    def attempt_done(self, call: Call, attempt: Attempt, step: Step | None) -> None:
-        """Record a stored attempt and what follows it; no step after a reply."""
-        ...
-
-    def on_text(self, call: Call) -> Callable[[str], None] | None:
-        """Return what gets the text of a streamed reply as it arrives; None if nothing does."""
-        ...
-
-    def conversation_done(self, target: str, dialogue: str, repeat: int) -> None:
-        """Record that a dialogue has no more turns in this session."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Show a note to the user."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -491,7 +455,7 @@ class Runner:
     ) -> Attempt:
         # The rate was acquired just before, so the request is sent in this round of the event loop or the next one. An
         # intent that is written earlier would mark a request as possibly paid that was only waiting.
-        writing = _Intent(self._journal, intent)
+        writing = Intent(self._journal, intent)
         started, begun = self._system.clock.wall(), self._system.clock.monotonic()
         try:
             attempt = await worker.client.attempt(ask, on_text, writing)
@@ -656,28 +620,6 @@ class Runner:
             sleep.cancel()
             stop.cancel()
         return not self._stopping.is_set()
-
-
-class _Intent:
-    """The `intent` record of a request, which is written once."""
-
-    __slots__ = ("_journal", "_record", "is_written")
-
-    def __init__(self, journal: Journal, record: Record) -> None:
-        self._journal = journal
-        self._record = record
-        self.is_written = False
-
-    def write(self) -> None:
-        """Write it now, unless it is written."""
-        if not self.is_written:
-            self.is_written = True
-            self._journal.append(self._record)
-
-    def write_then(self, send: Callable[[], None], refuse: Callable[[JournalError], None]) -> None:
-        """Write it with others in this round of the event loop, then call `send`."""
-        self.is_written = True
-        self._journal.append_then(self._record, send, refuse)
 
 
 def _tokens_to_reserve(worker: TargetWorker, state: ConversationState, settings: Settings) -> int:

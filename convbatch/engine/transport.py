@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from convbatch.engine.connector import NotingConnector, connected, trusting
-from convbatch.engine.exchange import KEEP_ALIVE_S, Exchange, Exchanges, ResponseHead, is_tried
+from convbatch.engine.exchange import KEEP_ALIVE_S, Exchange, Exchanges, is_tried
 from convbatch.engine.http_values import (
     CONNECT_TIMEOUT_S,
     MAX_BODY_BYTES,
@@ -27,10 +27,10 @@ from convbatch.engine.http_values import (
     Intent,
     NotSentCancelled,
     OutgoingRequest,
+    ResponseHead,
     SentCancelled,
 )
 from convbatch.engine.no_response import (
-    Head,
     Silent,
     Unreadable,
     WhereTo,
@@ -39,6 +39,7 @@ from convbatch.engine.no_response import (
     refused_response,
     unpacked_body,
 )
+from convbatch.engine.raw_response import RawResponse
 from convbatch.engine.streaming import StreamWatch
 from convbatch.journal.media_store import SharedBody
 
@@ -111,12 +112,12 @@ class AiohttpTransport:
             raise SentCancelled(abandoned(exchange.head, bytes(partial))) from cancelled
         except _FAILURES as error:
             exchange.close()
-            response: Head | None = exchange.head
-            if response is None and isinstance(error, aiohttp.ClientResponseError):
-                response = refused_response(error, exchange.protocol)
-                partial += b"" if response is None else response.body
+            answered: ResponseHead | RawResponse | None = exchange.head
+            if answered is None and isinstance(error, aiohttp.ClientResponseError):
+                answered = refused_response(error, exchange.protocol)
+                partial += b"" if answered is None else answered.body
             where = WhereTo(outgoing.url, self._proxy, outgoing.timeout_s)
-            raise no_response(error, where, exchange.connection is not None, response, bytes(partial)) from error
+            raise no_response(error, where, exchange.connection is not None, answered, bytes(partial)) from error
         except BaseException:
             exchange.close()
             raise
@@ -124,7 +125,7 @@ class AiohttpTransport:
     async def _send_by_session(self, outgoing: OutgoingRequest) -> HttpResponse:
         connections: list[Any] = []
         connected.set(connections)
-        seen: list[aiohttp.ClientResponse] = []
+        seen: list[ResponseHead] = []
         partial = bytearray()
         try:
             async with self._session.request(
@@ -136,20 +137,20 @@ class AiohttpTransport:
                 timeout=self._timeout(outgoing.timeout_s),
                 proxy=self._proxy,
             ) as response:
-                seen.append(response)
+                seen.append(ResponseHead(response.status, response.headers))
                 await _read(response.content, partial, outgoing.watch)
-                return _response(ResponseHead(response.status, response.headers), partial)
+                return _response(seen[0], partial)
         except asyncio.CancelledError as cancelled:
             if not connections:
                 raise NotSentCancelled from cancelled
             raise SentCancelled(abandoned(seen[0] if seen else None, bytes(partial))) from cancelled
         except _FAILURES as error:
-            response: Head | None = seen[0] if seen else None
-            if response is None and isinstance(error, aiohttp.ClientResponseError) and connections:
-                response = refused_response(error, connections[-1])
-                partial += b"" if response is None else response.body
+            answered: ResponseHead | RawResponse | None = seen[0] if seen else None
+            if answered is None and isinstance(error, aiohttp.ClientResponseError) and connections:
+                answered = refused_response(error, connections[-1])
+                partial += b"" if answered is None else answered.body
             where = WhereTo(outgoing.url, self._proxy, outgoing.timeout_s)
-            raise no_response(error, where, bool(connections), response, bytes(partial)) from error
+            raise no_response(error, where, bool(connections), answered, bytes(partial)) from error
 
     async def close(self) -> None:
         """Close every connection."""

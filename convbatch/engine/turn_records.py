@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from convbatch.engine.client import Client
-from convbatch.journal.records import kept_body
+from convbatch.errors import JournalError
+from convbatch.journal.records import Record, kept_body
+from convbatch.journal.writer import Journal
 from convbatch.pricing import PriceTable
 from convbatch.reply import Attempt, Reply, failure_to_plain, reply_from_plain, reply_to_plain
 
@@ -71,3 +73,25 @@ def body_fields(body: bytes) -> dict[str, str]:
         return {"body": body.decode("utf-8")}
     except UnicodeDecodeError:
         return {"body_b64": base64.b64encode(body).decode("ascii")}
+
+
+class Intent:
+    """The `intent` record of a request, which is written once."""
+
+    __slots__ = ("_journal", "_record", "is_written")
+
+    def __init__(self, journal: Journal, record: Record) -> None:
+        self._journal = journal
+        self._record = record
+        self.is_written = False
+
+    def write(self) -> None:
+        """Write it now, unless it is written."""
+        if not self.is_written:
+            self.is_written = True
+            self._journal.append(self._record)
+
+    def write_then(self, send: Callable[[], None], refuse: Callable[[JournalError], None]) -> None:
+        """Write it with others in this round of the event loop, then call `send`."""
+        self.is_written = True
+        self._journal.append_then(self._record, send, refuse)

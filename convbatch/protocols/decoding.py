@@ -225,18 +225,17 @@ def usage_of(counts: Usage, *, was_read: bool = False, has_output: bool = False)
 
 def _usual(counts: Usage, *, was_read: bool, has_output: bool) -> Usage | None:
     """Return the usage of counts that are all possible and have no parts beside cached and reasoning tokens."""
-    given, cached, written, taken, reasoned, total, _, _, *parts, uncounted, apart = counts
-    if given is None or taken is None or total is None or written is not None or parts != _NO_PARTS:
+    given, cached, written, taken, reasoned, total = counts[:6]
+    if given is None or taken is None or total is None or written is not None or counts[8:13] != _NO_PARTS:
         return None
     if given < was_read or taken < has_output or total < given or total < taken or total == 0:
         return None
     if (cached is not None and not 0 <= cached <= given) or (reasoned is not None and not 0 <= reasoned <= taken):
         return None
-    agrees = given + taken == total
-    return Usage(given, cached, None, taken, reasoned, total, "reported", agrees, *parts, uncounted, apart)
+    return Usage(given, cached, None, taken, reasoned, total, "reported", given + taken == total, *counts[8:])
 
 
-_NO_PARTS = [None] * 5
+_NO_PARTS = (None,) * 5
 # A count and its parts, which do not overlap.
 _INPUT_COUNTS = ("input_tokens", "cached_input_tokens", "cache_write_input_tokens")
 _WRITTEN_COUNTS = ("cache_write_input_tokens", "cache_write_1h_input_tokens")

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from convbatch.errors import JournalDamaged, JournalError, JournalReplaced, SetupError
 from convbatch.journal.index import Archive
-from convbatch.journal.records import JournalScan, decode_line, encode_line
+from convbatch.journal.records import JournalScan, Record, decode_line, encode_head, encode_line
 from convbatch.journal.run_folder import RunFolder
 from convbatch.journal.writer import Journal
 from convbatch.system import BlockingThread, Disk, System
@@ -255,6 +255,82 @@ async def test_records_of_one_commit_are_adjacent(folder: RunFolder) -> None:
     journal.release()
     found = [(record["kind"], record.get("index")) for record in records(folder)][1:]
     assert all(found[i] == ("outcome", found[i + 1][1]) for i in range(0, 40, 2))
+
+
+class CountingDisk(QuickDisk):
+    """A disk that counts writes."""
+
+    writes = 0
+
+    def write(self, fd: int, data: bytes) -> int:
+        self.writes += 1
+        return super().write(fd, data)
+
+
+async def test_records_of_one_round_of_the_loop_share_a_write_that_precedes_what_follows(folder: RunFolder) -> None:
+    disk = CountingDisk()
+    journal = Journal.open(folder, system=System(disk=disk), version="0.1")
+    before, kinds = disk.writes, list[list[str]]()
+    refused: list[JournalError] = []
+
+    def follow() -> None:
+        kinds.append([record["kind"] for record in records(folder)])
+
+    async def turn(index: int) -> None:
+        journal.append_then(intent(index), follow, refused.append)
+        await journal.commit(outcome(index))
+
+    turns = asyncio.gather(*(turn(index) for index in range(3)))
+    await asyncio.sleep(0)
+    assert kinds == []
+    await asyncio.sleep(0)
+    assert disk.writes == before + 1
+    assert kinds == [["run", *["intent", "outcome"] * 3]] * 3
+    assert refused == []
+    await turns
+    await journal.close()
+    assert seqs(folder) == list(range(8))
+
+
+async def test_after_a_replaced_journal_a_staged_record_is_refused_and_replies_are_still_written(
+    folder: RunFolder,
+) -> None:
+    journal = open_quick(folder)
+    segment = folder.journal / "000001.jsonl"
+    segment.rename(folder.journal / "moved")
+    segment.touch()
+    refused: list[JournalError] = []
+    journal.append_then(intent(0), pytest.fail, refused.append)
+    await journal.commit(outcome(0))
+    journal.release()
+    assert [type(error) for error in refused] == [JournalReplaced]
+    (folder.journal / "moved").rename(segment)
+    assert [record["kind"] for record in records(folder)] == ["run", "outcome"]
+    assert seqs(folder) == [0, 1]
+
+
+async def test_after_a_failed_write_a_staged_record_is_refused_and_a_commit_fails(folder: RunFolder) -> None:
+    journal = Journal.open(folder, system=System(disk=FaultDisk("write", 1, errno.ENOSPC)), version="0.1")
+    refused: list[JournalError] = []
+    journal.append_then(intent(0), pytest.fail, refused.append)
+    with pytest.raises(JournalError, match="No space"):
+        await journal.commit(outcome(0))
+    assert [type(error) for error in refused] == [JournalError]
+    journal.release()
+
+
+@each(
+    ("first", "rest"),
+    [
+        ({"index": 1, "dialogue": "d"}, {"key": "k", "n": 1}),
+        ({"index": 1, "dialogue": "d"}, {"key": "half \ud83d"}),
+        ({"index": 1, "dialogue": "d"}, {"n": 2**70}),
+        ({"index": 1, "dialogue": "\udfff"}, {"key": "k"}),
+    ],
+)
+def test_a_record_with_an_encoded_head_has_the_bytes_of_a_plain_one(first: Any, rest: Any) -> None:
+    whole = encode_line(3, 1.5, Record("turn", encode_head(first), rest))
+    assert whole == encode_line(3, 1.5, {"kind": "turn", **first, **rest})
 
 
 async def test_commits_that_wait_for_a_running_sync_share_the_next_one(folder: RunFolder) -> None:

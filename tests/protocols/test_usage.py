@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from convbatch.pricing import Period, TokenPrice, exact
 from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.decoding import usage_of
 from convbatch.protocols.wire import encode_json
 from convbatch.reply import PRICED_PARTS, USAGE_COUNTS, Reply, Usage, usage_to_plain
 from tests.support.tables import each
@@ -283,3 +284,17 @@ def test_true_counts_are_read_as_they_are(
         source="reported",
         consistent=True,
     )
+
+
+COUNTS = st.none() | st.integers(-1, 30)
+
+
+@given(st.tuples(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS), st.booleans(), st.booleans())
+def test_usual_counts_are_judged_as_those_with_parts(
+    counts: tuple[int | None, ...], was_read: bool, has_output: bool
+) -> None:
+    given, cached, taken, reasoned, total = counts
+    sent = Usage(given, cached, output_tokens=taken, reasoning_tokens=reasoned, total_tokens=total)
+    usual = usage_of(sent, was_read=was_read, has_output=has_output)
+    with_part = usage_of(sent._replace(output_image_tokens=0), was_read=was_read, has_output=has_output)
+    assert usual == with_part._replace(output_image_tokens=None)
