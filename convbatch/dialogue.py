@@ -300,6 +300,8 @@ def _turn_to_plain(turn: Turn) -> dict[str, Any]:
 
 def _turn_from_plain(plain: Mapping[str, Any]) -> Turn:
     user = plain["user"]
+    if len(plain) == 1 and isinstance(user, str):
+        return Turn(user=(text_part(user),))
     parts = (text_part(user),) if isinstance(user, str) else tuple(part_from_plain(part) for part in user)
     return Turn(
         user=parts,

@@ -67,7 +67,7 @@ class Redactor:
         Called for every reply: without a hit it costs a few substring searches and copies nothing.
         """
         known = self._shared.known
-        left = any(value in body for value in known.short)
+        left = bool(known.short) and any(value in body for value in known.short)
         body = self._without_cut_key(body)
         if known.body.hits(body):
             if self._rewrite_bodies:

@@ -196,7 +196,8 @@ class Client:
         self, status: int, headers: Mapping[str, str], body: bytes, *, is_cut: bool = False, streamed: bool = False
     ) -> Answer:
         answer = read_answer(self._protocol, status, headers, body, is_cut=is_cut, streamed=streamed)
-        return answer._replace(outcome=self._as_configured(answer.outcome))
+        configured = self._as_configured(answer.outcome)
+        return answer if configured is answer.outcome else answer._replace(outcome=configured)
 
     def read_unread(self, status: int, stored: bytes) -> tuple[Answer, bytes]:
         """Read a stored answer, whose headers are gone, in which an earlier version found no reply.

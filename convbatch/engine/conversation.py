@@ -187,7 +187,9 @@ class ConversationState:
         if end is None or end.reply is None:
             return end
         why = self._go_on(end.reply)
-        return None if why is None else end._replace(reason=why or end.reason)
+        if why is None:
+            return None
+        return end._replace(reason=why) if why else end
 
     def _go_on(self, reply: Reply) -> str | None:
         """Add a reply that is not the turn's last, with the results of its calls.

@@ -42,6 +42,8 @@ _LARGEST = 512 * 1024
 """Bytes of a body that is written at once."""
 _MAX_ROUTES = 1000
 _ANY_BODY = b"-"
+_SPARE = 128
+"""Ended exchanges that are kept at most, beside as many as wait."""
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_PLAIN = (
     hdrs.CONTENT_LENGTH,
@@ -92,7 +94,7 @@ _Idle = deque[tuple[Any, float]]
 class Exchange:
     """One request on one connection, and what is known of its response so far."""
 
-    __slots__ = ("connection", "content", "head", "is_ended", "is_written", "protocol", "timer")
+    __slots__ = ("connection", "content", "deadline", "head", "is_ended", "is_written", "protocol")
 
     def __init__(self) -> None:
         self.connection: Any = None
@@ -100,7 +102,8 @@ class Exchange:
         self.protocol: Any = None
         self.head: ResponseHead | None = None
         self.content: aiohttp.StreamReader | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        self.deadline = 0.0
+        """Loop time at which waiting for the response ends."""
         self.is_ended = False
         """Whether the response was read to its end, or will not be read."""
         self.is_written = False
@@ -111,10 +114,53 @@ class Exchange:
         if self.is_ended:
             return
         self.is_ended = True
-        if self.timer is not None:
-            self.timer.cancel()
         if self.connection is not None:
             self.connection.close()
+
+
+class _Deadlines:
+    """Ends exchanges with one timeout when their time is up, by one timer: nearly all of them end long before it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._exchanges: deque[Exchange] = deque()
+        """Those that wait and some that have ended, about in the order of their deadlines."""
+        self._most = _SPARE
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, exchange: Exchange) -> None:
+        """Watch an exchange until it ends."""
+        exchanges = self._exchanges
+        while exchanges and exchanges[0].is_ended:
+            exchanges.popleft()
+        if exchanges and exchange.deadline < exchanges[-1].deadline:  # its connection took longer than that of others
+            self._loop.call_at(exchange.deadline, _expire, exchange)
+            return
+        if len(exchanges) >= self._most:  # many have ended behind one that waits for long
+            exchanges = self._exchanges = deque(one for one in exchanges if not one.is_ended)
+            self._most = 2 * len(exchanges) + _SPARE
+        exchanges.append(exchange)
+        if self._timer is None:
+            self._timer = self._loop.call_at(exchange.deadline, self._look)
+
+    def close(self) -> None:
+        """Watch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._exchanges.clear()
+
+    def _look(self) -> None:
+        self._timer = None
+        exchanges, now = self._exchanges, self._loop.time()
+        while exchanges and (exchanges[0].is_ended or exchanges[0].deadline <= now):
+            _expire(exchanges.popleft())
+        if exchanges:
+            self._timer = self._loop.call_at(exchanges[0].deadline, self._look)
+
+
+def _expire(exchange: Exchange) -> None:
+    if not exchange.is_ended:
+        exchange.protocol.expire()
 
 
 class Exchanges:
@@ -127,6 +173,7 @@ class Exchanges:
         self._idle: dict[Any, _Idle] = {}
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._cleaning: asyncio.TimerHandle | None = None
+        self._waiting: dict[float, _Deadlines] = {}
 
     def route(self, outgoing: OutgoingRequest) -> Route | None:
         """Return the route of a request; None if it must be sent by a session."""
@@ -178,7 +225,7 @@ class Exchanges:
             JournalError: The intent could not be written, and nothing was sent.
             TimeoutError: The time is up.
         """
-        until = self._loop.time() + outgoing.timeout_s
+        exchange.deadline = self._loop.time() + outgoing.timeout_s
         connection = self._idle_connection(route.idle)
         if connection is None:
             if intent is not None:
@@ -188,7 +235,10 @@ class Exchanges:
         protocol = exchange.protocol = connection.protocol
         exchange.connection = connection
         protocol.set_response_params(**_RESPONSE)
-        exchange.timer = self._loop.call_at(until, protocol.expire)
+        deadlines = self._waiting.get(outgoing.timeout_s)
+        if deadlines is None:
+            deadlines = self._waiting[outgoing.timeout_s] = _Deadlines(self._loop)
+        deadlines.add(exchange)
         assert isinstance(outgoing.body, bytes)
         write = functools.partial(_write, exchange, route, outgoing.body)
         if intent is None:
@@ -209,8 +259,6 @@ class Exchanges:
 
     def end(self, exchange: Exchange, route: Route) -> None:
         """Keep the connection of an exchange whose response was read to its end, if it may be used again."""
-        assert exchange.timer is not None
-        exchange.timer.cancel()
         exchange.is_ended = True
         if exchange.protocol.should_close:
             exchange.connection.close()
@@ -223,6 +271,8 @@ class Exchanges:
         """Forget the idle connections; the connector closes them."""
         if self._cleaning is not None:
             self._cleaning.cancel()
+        for deadlines in self._waiting.values():
+            deadlines.close()
         for idle in self._idle.values():
             for connection, _ in idle:
                 connection.close()

@@ -201,7 +201,8 @@ def texts_of_calls(message: Message) -> list[str]:
 
 def max_output_bound(settings: Settings) -> int | None:
     """Return the most output tokens of a request; None if they are not limited, or if it asks for several replies."""
-    return settings.max_output_tokens if replies_at_once(settings) == 1 else None
+    limit = settings.max_output_tokens
+    return limit if limit is not None and replies_at_once(settings) == 1 else None
 
 
 def replies_at_once(settings: Settings) -> int | None:

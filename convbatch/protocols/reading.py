@@ -86,8 +86,10 @@ def with_own_notes(answer: Answer) -> Answer:
     outcome = answer.outcome
     if not isinstance(outcome, Reply):
         return answer
-    notes = [note for note in (outcome.history_note, outcome.finish_note, outcome.billing_note) if note]
-    return _noted(answer, *notes) if notes else answer
+    if outcome.history_note or outcome.finish_note or outcome.billing_note:
+        notes = [note for note in (outcome.history_note, outcome.finish_note, outcome.billing_note) if note]
+        return _noted(answer, *notes)
+    return answer
 
 
 def _as_stream(answer: Answer, body: bytes) -> Answer:

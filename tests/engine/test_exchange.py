@@ -142,6 +142,29 @@ async def test_what_arrived_before_the_time_was_up_is_kept(by_session: bool):
     assert [len(requests) for requests in server.connections] == [1, 1]
 
 
+async def test_the_time_of_each_request_counts_from_its_own_start():
+    """One timer ends them all; each deadline holds, also behind many requests that have ended."""
+    never = Recorder([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"])
+    async with never.serving() as silent, Recorder().serving() as server:
+        transport = AiohttpTransport()
+        loop = asyncio.get_running_loop()
+
+        async def time_of(timeout_s: float) -> float:
+            begun = loop.time()
+            with pytest.raises(NoResponse, match="attempt timeout"):
+                await transport.send(post(silent.url, timeout_s=timeout_s))
+            return loop.time() - begun
+
+        first = asyncio.ensure_future(time_of(0.4))
+        for _ in range(300):
+            await transport.send(post(server.url, timeout_s=0.4))
+        late = asyncio.ensure_future(time_of(0.4))
+        assert 0.1 <= await time_of(0.1) < 0.3
+        assert 0.4 <= await first < 0.6
+        assert 0.4 <= await late < 0.6
+        await transport.close()
+
+
 class Intent:
     """An intent that is written, or refused, when the test says so."""
 
