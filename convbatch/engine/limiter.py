@@ -468,8 +468,8 @@ class RateLimiter:
         when a group of records is synced, so each release wakes one more waiter: waking only one at a time would cost a
         round of the event loop for every admission.
         """
-        if not self._queue or self._closed is not None:
-            return
+        if not self._queue or self._closed is not None or self._in_flight >= self._window.size:
+            return  # without a free place there is nothing to look for: its release calls again
         head = self._queue[0]
         index = self._called if head.called else 0
         if index >= len(self._queue) or (index and self._admits_singly):

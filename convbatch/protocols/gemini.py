@@ -1,9 +1,5 @@
 """The Gemini protocol, `models/{model}:generateContent`: builds requests, parses complete and streamed replies.
 
-Usage: `candidatesTokenCount` excludes thoughts and `promptTokenCount` excludes results of server-side tools, so
-input = prompt + toolUsePrompt and output = candidates + thoughts; the prompt includes cached tokens. An absent count
-of candidates is 0 only when the reported total proves it.
-
 A model's turn goes back into the history exactly as received, with thoughts, signatures and unknown keys; only a
 missing `role` is added, because the API would treat such a turn as the user's. A turn without parts is sent unchanged:
 the gateway decides whether it accepts that, and omitting the turn would change the dialogue. Calls that no model made
@@ -44,8 +40,6 @@ from convbatch.protocols.decoding import (
     raw_word,
     read_event,
     read_reply,
-    signed_count,
-    usage_of,
     word,
 )
 from convbatch.protocols.encoding import (
@@ -69,6 +63,7 @@ from convbatch.protocols.gemini_tools import (
     results_content,
 )
 from convbatch.protocols.gemini_turn import GeminiTurn
+from convbatch.protocols.gemini_usage import read_usage
 from convbatch.protocols.growing import BATCH, Growing, is_text, merged, settled, with_lists, with_text
 from convbatch.protocols.media_parts import has_media, media_parts
 from convbatch.protocols.model_settings import refuse_settings, settings_of_model
@@ -372,7 +367,7 @@ def _reply(whole: Any) -> Reply:
     if (
         candidate is not None
         and claims_error(whole)
-        and (carried := error_in_body(whole, text=_partial_text(whole), usage=_usage(whole.get("usageMetadata"))))
+        and (carried := error_in_body(whole, text=_partial_text(whole), usage=read_usage(whole.get("usageMetadata"))))
     ):
         raise carried
     block = _block_reason(whole, candidate)
@@ -392,7 +387,7 @@ def _reply(whole: Any) -> Reply:
         thought=thought,
         tool_calls=calls,
         blocked=None if finish != "content_filter" else "output" if block is None else "prompt",
-        usage=_usage(
+        usage=read_usage(
             whole.get("usageMetadata"),
             was_read=finish != "content_filter" or has_output,
             has_output=has_output,
@@ -440,7 +435,7 @@ def _raise_without_candidate(whole: Mapping[str, Any]) -> NoReturn:
         raise carried
     if _REPLY_KEYS.isdisjoint(whole):
         raise MalformedReply(f"a JSON object that is not a reply (keys: {', '.join(list(whole)[:8]) or 'none'})")
-    raise empty_response(_usage(whole.get("usageMetadata"), was_read=True))
+    raise empty_response(read_usage(whole.get("usageMetadata"), was_read=True))
 
 
 def _read_content(content: Any) -> tuple[str | None, str | None, tuple[ToolCall, ...], bool]:
@@ -483,60 +478,6 @@ def _parts(content: Any) -> list[Any]:
 def _tool_call(call: Mapping[str, Any]) -> ToolCall:
     args = call.get("args")
     return ToolCall(id=word(call.get("id")), name=word(call.get("name")) or "", arguments={} if args is None else args)
-
-
-def _usage(counts: Any, *, was_read: bool = False, has_output: bool = False, has_media: bool = False) -> Usage:
-    if not isinstance(counts, dict) or not counts:
-        return NO_USAGE
-    prompt = signed_count(counts.get("promptTokenCount"))
-    total = signed_count(counts.get("totalTokenCount"))
-    input_tokens = _sum(prompt, _addend(counts, "toolUsePromptTokenCount"))
-    thoughts = _addend(counts, "thoughtsTokenCount")
-    candidates = signed_count(counts.get("candidatesTokenCount"))
-    if counts.get("candidatesTokenCount") is None and total is not None and total == _sum(input_tokens, thoughts):
-        candidates = 0
-    made = _by_modality(counts.get("candidatesTokensDetails"))
-    given = _by_modality(counts.get("promptTokensDetails"), counts.get("toolUsePromptTokensDetails"))
-    cached = _by_modality(counts.get("cacheTokensDetails"))
-    images, audio = made.get("IMAGE"), made.get("AUDIO")
-    others = bool(made) and any(n for modality, n in made.items() if modality not in ("TEXT", "IMAGE", "AUDIO"))
-    sent = Usage(
-        input_tokens=input_tokens,
-        cached_input_tokens=signed_count(counts.get("cachedContentTokenCount")),
-        output_tokens=_sum(candidates, thoughts),
-        reasoning_tokens=signed_count(counts.get("thoughtsTokenCount")),
-        total_tokens=total,
-        input_audio_tokens=given.get("AUDIO"),
-        cached_input_audio_tokens=cached.get("AUDIO", 0) if cached else None,
-        output_image_tokens=images,
-        output_audio_tokens=audio,
-        has_uncounted_media=others or (has_media and not (images or audio)),
-    )
-    return usage_of(sent, was_read=was_read, has_output=has_output)
-
-
-def _by_modality(*lists: Any) -> dict[str, int]:
-    """Return the tokens of each modality in lists of details; empty where none is named."""
-    tokens: dict[str, int] = {}
-    for details in filter(None, lists):
-        for item in details if isinstance(details, list) else ():
-            if isinstance(item, dict) and (count := signed_count(item.get("tokenCount"))) is not None:
-                modality = str(item.get("modality")).upper()
-                tokens[modality] = tokens.get(modality, 0) + count
-    return tokens
-
-
-def _addend(counts: Mapping[str, Any], name: str) -> int | None:
-    """Return a summand of a count: 0 when absent, None (which makes the sum unknown) when invalid."""
-    value = counts.get(name)
-    return 0 if value is None else signed_count(value)
-
-
-def _sum(one: int | None, other: int | None) -> int | None:
-    """Return a sum; None if a summand is unknown, and the negative summand if there is one, for `usage_of` to judge."""
-    if one is None or other is None:
-        return None
-    return min(one, other) if min(one, other) < 0 else one + other
 
 
 def _folded(draft: Draft, chunks: Iterable[Any]) -> Draft:
@@ -702,5 +643,5 @@ def _partial_text(whole: Mapping[str, Any]) -> str | None:
 
 def _partial_usage(whole: Mapping[str, Any]) -> Usage:
     """Usage of an incomplete stream: its counts are running totals, so the source is at most `partial`."""
-    usage = _usage(whole.get("usageMetadata"))
+    usage = read_usage(whole.get("usageMetadata"))
     return usage if usage.source == "missing" else usage._replace(source="partial")

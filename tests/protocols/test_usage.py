@@ -298,3 +298,25 @@ def test_usual_counts_are_judged_as_those_with_parts(
     usual = usage_of(sent, was_read=was_read, has_output=has_output)
     with_part = usage_of(sent._replace(output_image_tokens=0), was_read=was_read, has_output=has_output)
     assert usual == with_part._replace(output_image_tokens=None)
+
+
+ODD_COUNTS = st.sampled_from([None, -1, 0, 3, 7, 2**41, 2**60, 1.0, "5", True])
+DETAILS = st.sampled_from(
+    [None, [], {}, [{"modality": "TEXT", "tokenCount": 3}], [{"modality": "AUDIO", "tokenCount": 2}], ["x"]]
+)
+
+
+@given(st.lists(ODD_COUNTS, min_size=4, max_size=4), DETAILS, DETAILS, st.booleans())
+def test_usual_counts_of_gemini_are_read_as_those_beside_others(
+    counts: list[Any], given: Any, made: Any, has_image: bool
+) -> None:
+    names = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
+    usage = {name: count for name, count in zip(names, counts, strict=True) if count is not None}
+    usage |= {name: value for name, value in (("promptTokensDetails", given), ("candidatesTokensDetails", made))}
+    parts = [{"text": "a"}, *([{"inlineData": {"mimeType": "image/png", "data": "aGk="}}] if has_image else [])]
+    candidate = {"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}
+    read = [
+        _usage_in("gemini", {"candidates": [candidate], "usageMetadata": {**usage, **other}})
+        for other in ({}, {"cachedContentTokenCount": None})
+    ]
+    assert read[0] == read[1]
