@@ -104,7 +104,9 @@ def test_a_kill_before_any_disk_call_of_a_recovery_loses_no_reply(calm: VirtualR
             virtual_run.run_session(kill=Kill(in_write=9))  # within a write: the next session repairs a torn line
             virtual_run.run_session(kill=Kill(in_call=call))
             virtual_run.run_session(kill=Kill(in_call=call))
-            assert [ended.killed for ended in virtual_run.ended[:2]] == [True, True]
+            first, second = virtual_run.ended[:2]
+            assert first.killed
+            assert second.killed or second.calls < call  # how many records share a write depends on the seed
             check_same_end(virtual_run, calm)
 
 
