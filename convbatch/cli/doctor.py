@@ -49,10 +49,12 @@ def run_doctor(options: DoctorOptions) -> ExitCode:
         return _check_config(options, loaded)
     targets: tuple[Target, ...] = ()
     if options.models:
-        targets = resolve_targets(options.models, options.gateways, loaded, Overrides(attempt_timeout_s=60.0))
+        named = resolve_targets(options.models, options.gateways, loaded, Overrides(attempt_timeout_s=60.0))
+        targets = tuple(one for target in named for one in target.asked_targets)
     wanted = {target.gateway.name: target.gateway for target in targets}
     if not targets:
-        wanted = {name: _gateway_named(name, loaded) for name in options.gateways}
+        members = [name for given in options.gateways for name in _members_of(given, loaded)]
+        wanted = {name: _gateway_named(name, loaded) for name in members}
     credentials = _load_credentials(options, loaded, (*wanted.values(), *(target.gateway for target in targets)))
     code = ExitCode.OK
     for gateway in wanted.values():
@@ -71,7 +73,8 @@ def _load_credentials(options: DoctorOptions, loaded: Config, gateways: Iterable
 
 def _check_config(options: DoctorOptions, loaded: Config) -> ExitCode:
     """Print the keys that `[run] models` need, then those of the config's other gateways; nothing is sent."""
-    needed = resolve_targets((), (), loaded) if loaded.run.models else ()
+    named = resolve_targets((), (), loaded) if loaded.run.models else ()
+    needed = tuple(one for target in named for one in target.asked_targets)
     own = [table.for_model(None) for name, table in loaded.gateways.items() if presets().get(name) != table]
     credentials = _load_credentials(options, loaded, (*own, *(target.gateway for target in needed)))
     code = ExitCode.OK
@@ -88,16 +91,21 @@ def _check_config(options: DoctorOptions, loaded: Config) -> ExitCode:
         if gateway.name not in used:
             _print_key(gateway, credentials)
     _print("a preset that no model of [run] uses is checked with -g NAME, e.g. convbatch doctor -g google")
-    if needed and not code:
+    if named and not code:
         config = None if loaded.path is None else Path(loaded.path)
-        probe = replace(options, models=(needed[0].name,), config=config, env_file=credentials.env_file)
+        probe = replace(options, models=(named[0].name,), config=config, env_file=credentials.env_file)
         _print(f"next, a request of at most {PROBE_TOKENS} tokens: {command_line('doctor', probe)}")
     return code
 
 
+def _members_of(name: str, config: Config) -> tuple[str, ...]:
+    """Return the gateways of a pool; the name itself if it is none."""
+    return config.pools[name].gateways if name in config.pools else (name,)
+
+
 def _gateway_named(name: str, config: Config) -> Gateway:
     if name not in config.gateways:
-        raise SetupError(f"unknown gateway {name!r}", hint=did_you_mean(name, config.gateways))
+        raise SetupError(f"unknown gateway {name!r}", hint=did_you_mean(name, config.places))
     return config.gateways[name].for_model(None)
 
 

@@ -69,10 +69,11 @@ def endpoint_lines(session: Planned, from_environment: Sequence[str]) -> list[st
     """Return where requests go, under which limits, and which options the environment set."""
     lines = [f"  {target.name}: {_target_line(target, session)}" for target in session.targets]
     for target in session.targets:
-        if target.gateway.base_url.startswith("http://") and target.gateway.allow_http:
-            lines.append(f"  {target.gateway.name}: plain http (allow_http), key and text travel unencrypted")
-        if ways := _request_line(target.gateway):
-            lines.append(f"  {target.name}: {ways}")
+        for one in target.asked_targets:
+            if one.gateway.base_url.startswith("http://") and one.gateway.allow_http:
+                lines.append(f"  {one.gateway.name}: plain http (allow_http), key and text travel unencrypted")
+            if ways := _request_line(one.gateway):
+                lines.append(f"  {one.name}: {ways}")
     if session.max_cost is not None:
         lines.append(
             f"  cost cap {session.max_cost}: the highest possible cost of a request is reserved before it is sent"
@@ -86,8 +87,9 @@ def judge_lines(judge_spec: SessionSpec) -> list[str]:
     """Return which judge is asked, where, and within which cost cap."""
     judge = judge_spec.targets[0]
     lines = [f"asking the judge {judge.name} about replies with an llm_rubric", f"  {_target_line(judge, judge_spec)}"]
-    if ways := _request_line(judge.gateway):
-        lines.append(f"  {judge.name}: {ways}")
+    for one in judge.asked_targets:
+        if ways := _request_line(one.gateway):
+            lines.append(f"  {one.name}: {ways}")
     if judge_spec.max_cost is not None:
         lines.append(f"  cost cap {judge_spec.max_cost}, including what the run has spent")
     return lines
@@ -101,6 +103,8 @@ def unused_judge_lines(result: SessionResult) -> list[str]:
 def _target_line(target: Target, session: Planned) -> str:
     gateway = target.gateway
     parts = ["SIMULATED" if target.simulated else f"{gateway.protocol} at {gateway.base_url}"]
+    if target.members:
+        parts.append(f"a pool of {', '.join(member.name for member in target.members)}")
     parts.append(f"up to {max_in_flight(gateway.limits, session.rules.concurrency)} in flight")
     parts.append(_limits_text(gateway.limits) or "no rate configured (slow start)")
     return ", ".join(parts)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from convbatch.config.pools import SIMULATOR_URL as SIMULATOR_URL
+from convbatch.config.pools import PoolTable, add_limits, pool_gateway
 from convbatch.config.usage_log_form import UsageLogForm
 from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings
 from convbatch.errors import Place, SetupError
@@ -143,10 +145,13 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A model at a gateway; `gateway` includes the overrides of its model table."""
+    """A model at a gateway, or at a pool of them; `gateway` includes the overrides of its model table."""
 
     model: str
     gateway: Gateway
+    """Of a pool, what its members have in common, without secrets (`pools.pool_gateway`)."""
+    members: tuple[Gateway, ...] = ()
+    """The gateways of a pool; empty without a pool."""
 
     @property
     def name(self) -> str:
@@ -154,8 +159,17 @@ class Target:
         return f"{self.model}@{self.gateway.name}"
 
     @property
+    def asked_targets(self) -> tuple[Target, ...]:
+        """The targets that get the requests: one for each member of a pool, else only this one."""
+        if not self.members:
+            return (self,)
+        return tuple(Target(model=self.model, gateway=member) for member in self.members)
+
+    @property
     def quota_owner(self) -> tuple[str, str, str]:
-        """The owner of the limits that a request counts against: host, key variable, model."""
+        """The owner of the limits that a request counts against: host, key variable, model; a pool has its members'."""
+        if self.members:
+            return ("", self.gateway.name, self.model)
         return (urlsplit(self.gateway.base_url).netloc, self.gateway.key_name, self.model)
 
     @property
@@ -164,9 +178,13 @@ class Target:
         return self.gateway.base_url.startswith("simulator:")
 
 
+def asked_gateways(targets: Iterable[Target]) -> list[Gateway]:
+    """Return the gateways that get the requests of these targets, each member of a pool for itself."""
+    return [one.gateway for target in targets for one in target.asked_targets]
+
+
 DEFAULT_IN_FLIGHT = 16
 DEFAULT_ATTEMPT_TIMEOUT_S = 600.0
-SIMULATOR_URL = "simulator:"
 
 _GATEWAY_FIELDS = frozenset(f.name for f in dataclasses.fields(Gateway))
 _LIMIT_FIELDS = frozenset(f.name for f in dataclasses.fields(Limits))
@@ -259,6 +277,7 @@ class Config:
     """Presets with a config file merged over them."""
 
     gateways: Mapping[str, GatewayTable]
+    pools: Mapping[str, PoolTable] = field(default_factory=dict)
     run: RunTable = RunTable()
     judge: JudgeTable = JudgeTable()
     prices: tuple[PriceRow, ...] = ()
@@ -270,6 +289,31 @@ class Config:
     """A file of `KEY=VALUE` lines; a relative path starts at the folder of the config file."""
     path: str | None = None
     """The path as given by the user; None = presets only."""
+
+    @property
+    def places(self) -> Collection[str]:
+        """Names that may follow the `@` of a target: gateways and pools."""
+        return {**self.gateways, **self.pools}
+
+    def target(self, model: str, place: str, overrides: Overrides | None = None) -> Target:
+        """Return the target of a model at a gateway or pool.
+
+        Args:
+            model: The model's name.
+            place: One of `places`.
+            overrides: Options; they apply to each member of a pool.
+
+        Raises:
+            SetupError: The members of the pool do not send or bill this model alike.
+        """
+        overrides = overrides or NO_OVERRIDES
+        pool = self.pools.get(place)
+        names = (place,) if pool is None else pool.gateways
+        gateways = tuple(self.gateways[name].for_model(model, run=self.run) for name in names)
+        if pool is None:
+            return overrides.of_target(Target(model=model, gateway=gateways[0]))
+        pooled = Target(model=model, gateway=pool_gateway(pool, model, gateways), members=gateways)
+        return overrides.of_target(pooled)
 
     def prices_of(self, target: Target) -> PriceTable | None:
         """Return the `[prices]` of a target: of the longest matching glob, the later one of equally long globs."""
@@ -307,6 +351,13 @@ class Overrides:
     """True asks for streams wherever the config does not; False leaves that to the config."""
     unset: tuple[str, ...] = ()
     """Settings that are not sent, in addition to those of the config."""
+
+    def of_target(self, target: Target) -> Target:
+        """Return the target with these options applied; limits apply to each member of a pool."""
+        gateway, members = self.apply_to(target.gateway), tuple(map(self.apply_to, target.members))
+        if members:
+            gateway = dataclasses.replace(gateway, limits=add_limits([member.limits for member in members]))
+        return Target(model=target.model, gateway=gateway, members=members)
 
     def apply_to(self, gateway: Gateway) -> Gateway:
         """Return the gateway with these options applied."""
@@ -435,6 +486,7 @@ def target_to_manifest(
         model=target.model,
         simulated=target.simulated,
         gateway=ManifestGateway.from_json(gateway_to_plain(target.gateway)),
+        members=tuple(ManifestGateway.from_json(gateway_to_plain(member)) for member in target.members),
         prices=prices,
         served_prices=served_prices or {},
     )
@@ -446,20 +498,25 @@ def target_from_manifest(target: ManifestTarget) -> Target:
     Raises:
         SetupError: It has a protocol or a gateway field that this version does not know.
     """
-    plain = _without_nulls(target.gateway.to_json())
+    gateway, *members = (_gateway_from_manifest(target.name, one) for one in (target.gateway, *target.members))
+    return Target(model=target.model, gateway=gateway, members=tuple(members))
+
+
+def _gateway_from_manifest(target: str, gateway: ManifestGateway) -> Gateway:
+    plain = _without_nulls(gateway.to_json())
     plain["limits"] = {"rates": [], **_without_nulls(plain["limits"])}
     unknown = [
-        *([f"protocol {target.gateway.protocol!r}"] if target.gateway.protocol not in PROTOCOLS else []),
+        *([f"protocol {gateway.protocol!r}"] if gateway.protocol not in PROTOCOLS else []),
         *(f"field {name!r}" for name in plain.keys() - _GATEWAY_FIELDS),
         *([f"thinking_tags {plain['thinking_tags']!r}"] if not _is_tags(plain.get("thinking_tags")) else []),
         *(f"limit {name!r}" for name in plain["limits"].keys() - _LIMIT_FIELDS),
     ]
     if unknown:
         raise SetupError(
-            f"run.json is not as convbatch wrote it: the gateway of {target.name} has the unknown {min(unknown)}",
+            f"run.json is not as convbatch wrote it: the gateway of {target} has the unknown {min(unknown)}",
             hint="restore run.json from a copy, or use the version of convbatch that created the run",
         )
-    return Target(model=target.model, gateway=gateway_from_plain(plain))
+    return gateway_from_plain(plain)
 
 
 def _is_tags(written: str | None) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from convbatch.config.gateways import Config, Target
 from convbatch.dialogue import NO_SETTINGS, Settings, effective_settings
+from convbatch.errors import SetupError
 from convbatch.pricing import STANDARD_TIERS, Period, PriceTable, TokenPrice
 
 LIST_CURRENCY = "USD"
@@ -50,7 +51,33 @@ def price_table(
     own = config.prices_of(target)
     if own is not None:
         return own
+    if target.members:
+        return _common_prices(target, config, today, command_line)
     return _billed_list_price(target, today, _requested_tier(target, command_line))
+
+
+def _common_prices(target: Target, config: Config, today: datetime.date, command_line: Settings) -> PriceTable | None:
+    """Return the prices that all members of a pool bill; None if one of them has none.
+
+    Raises:
+        SetupError: They bill different prices.
+    """
+    members = target.asked_targets
+    first, *others = found = [price_table(member, config, today, command_line) for member in members]
+    if first is None or None in others:
+        return None
+    for member, other in zip(members[1:], others, strict=True):
+        if other is not None and (other.currency, other.periods) != (first.currency, first.periods):
+            pool = config.pools.get(target.gateway.name)
+            names = f"{members[0].gateway.name} and {member.gateway.name}"
+            raise SetupError(
+                f"the members of the pool {target.gateway.name!r} bill {target.model} at different prices",
+                place=None if pool is None else pool.place,
+                found=f"{members[0].gateway.name}: {first.source}; {member.gateway.name}: {other.source}",
+                hint=f"ask {names} as two targets, or give the pool prices of its own: "
+                f"[prices.{target.gateway.name}.MODEL]",
+            )
+    return found[0]
 
 
 def served_price_table(
@@ -75,6 +102,7 @@ def served_price_table(
     Returns:
         None where the prices of the asked model apply; a table without prices where the list has none for the tier.
     """
+    target = target.asked_targets[0]  # members of a pool bill alike
     is_own = asked is not None and not asked.source.startswith(_LIST)
     if is_own or len(served) > _LONGEST_NAME or _RESELLERS_SUFFIX.search(target.model):
         return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from convbatch.config.gateways import Config, GatewayTable, JudgeTable, ModelTable, PriceRow, RunTable, merge_tables
+from convbatch.config.pools import PoolTable
 from convbatch.config.prices import build_exchange_rates, price_row
 from convbatch.config.toml_faults import toml_hint
 from convbatch.config.toml_positions import KeyPath, TomlPositions
@@ -28,6 +29,7 @@ from convbatch.config.validators import (
     JUDGE_KEYS,
     LATER_KEYS,
     MODEL_KEYS,
+    POOL_KEYS,
     RULES,
     RUN_KEYS,
     InvalidValue,
@@ -155,18 +157,20 @@ class _Reader:
         self._lines = TomlPositions(self._text)
         self._refuse_secrets(document)
         self._refuse_unknown(
-            document, (), ("gateways", "run", "judge", "prices", "rates", "bills", "env_file"), "the file"
+            document, (), ("gateways", "pools", "run", "judge", "prices", "rates", "bills", "env_file"), "the file"
         )
         gateways = dict(known.gateways)
         for name, table in self._tables(document, ("gateways",)):
             gateway = self._gateway(name, table, known.gateways.get(name))
             if gateway is not None:
                 gateways[name] = gateway
+        pools = dict(self._pools(document, gateways))
         return Config(
             gateways=gateways,
+            pools=pools,
             run=self._run(document),
             judge=self._judge(document),
-            prices=tuple(self._prices(document, gateways)),
+            prices=tuple(self._prices(document, gateways, pools)),
             exchange_rates=build_exchange_rates(document.get("rates", {}), self._add),
             usage_logs={**known.usage_logs, **self._bills(document, known.usage_logs, gateways)},
             env_file=self._env_file(document),
@@ -303,19 +307,58 @@ class _Reader:
             self._add((*path, "ca_file"), InvalidValue(f"ca_file cannot be read: {error.strerror}", hint, found=given))
         return str(file)
 
+    # -- pools
+
+    def _pools(
+        self, document: Mapping[str, Any], gateways: Mapping[str, GatewayTable]
+    ) -> Iterator[tuple[str, PoolTable]]:
+        for name, table in self._tables(document, ("pools",)):
+            path = ("pools", name)
+            own = self._checked(table, path, POOL_KEYS, also=())
+            if not GATEWAY_NAME.fullmatch(name):
+                self._add(path, InvalidValue(f"{name!r} cannot be a pool's name", "use letters, digits, dots, - and _"))
+            elif name in gateways:
+                self._add(
+                    path, InvalidValue(f"{name!r} is the name of a gateway, too", "give the pool a name of its own")
+                )
+            elif "gateways" not in table:
+                hint = 'write gateways = ["NAME", "OTHER"]'
+                self._add(path, InvalidValue(f"the pool {name!r} has no gateways", hint))
+            elif self._are_gateways(own.get("gateways", ()), path, gateways, document.get("pools", {})):
+                yield name, PoolTable(name=name, gateways=own["gateways"], place=self._place((*path, "gateways")))
+
+    def _are_gateways(
+        self, names: Sequence[str], path: KeyPath, gateways: Mapping[str, GatewayTable], pools: Mapping[str, Any]
+    ) -> bool:
+        """Whether all members of a pool are gateways; reports those that are not."""
+        unknown = [name for name in names if name not in gateways]
+        for name in unknown:
+            is_pool = name in pools
+            what = f"{name!r} is a pool, and a pool has gateways" if is_pool else f"unknown gateway {name!r}"
+            hint = "name its gateways one by one" if is_pool else did_you_mean(name, gateways)
+            problem = InvalidValue(f"{what} in {_dotted(path)}", hint)
+            place = self._place((*path, "gateways"), containing=name)
+            self.problems.append(Problem(what=problem.what, place=place, hint=problem.hint))
+        return bool(names) and not unknown
+
     # -- prices
 
-    def _prices(self, document: Mapping[str, Any], gateways: Mapping[str, GatewayTable]) -> Iterator[PriceRow]:
+    def _prices(
+        self, document: Mapping[str, Any], gateways: Mapping[str, GatewayTable], pools: Mapping[str, PoolTable]
+    ) -> Iterator[PriceRow]:
         for gateway, models in self._tables(document, ("prices",)):
-            if gateway not in gateways:
+            if gateway not in gateways and gateway not in pools:
                 model, at, name = gateway.rpartition("@")
                 hint = f"write [prices.{name}.{_dotted([model])}]" if at and name in gateways else None
-                hint = hint or f"write [prices.GATEWAY.MODEL]; gateways are {did_you_mean(gateway, gateways)}"
+                hint = (
+                    hint or f"write [prices.GATEWAY.MODEL]; gateways are {did_you_mean(gateway, {**gateways, **pools})}"
+                )
                 self._add(("prices", gateway), InvalidValue(f"prices for an unknown gateway {gateway!r}", hint))
                 continue
             for glob, rows in models.items():
                 path = ("prices", gateway, glob)
-                billed_in = gateways[gateway].for_model(glob).currency
+                billing = gateways[pools[gateway].gateways[0] if gateway in pools else gateway]
+                billed_in = billing.for_model(glob).currency
                 table = price_row(rows, path, billed_in, self._place, self._add)
                 if table is not None:
                     yield PriceRow(gateway=gateway, glob=glob, table=table)
@@ -522,6 +565,8 @@ _OTHER_GATEWAY_KEYS = {
 def _elsewhere(key: str, path: KeyPath) -> str | None:
     """Return the hint for a key of another table, of the command line, or of another tool; None if it is none."""
     match path:
+        case ("pools", _) if key in ("members", "keys", "endpoints", "targets"):
+            return 'did you mean gateways = ["NAME", "OTHER"]?'
         case ("run",) if key in _OTHER_RUN_KEYS:
             return f"did you mean {_OTHER_RUN_KEYS[key]!r}?"
         case ("gateways", _) | ("gateways", _, "models", _) if key in _OTHER_GATEWAY_KEYS:

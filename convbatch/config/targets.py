@@ -27,7 +27,7 @@ def resolve_targets(
         SetupError: An unknown or unused gateway, a model without one, a duplicate target, or no target.
     """
     for gateway in gateways:
-        if gateway not in config.gateways:
+        if gateway not in config.places:
             if (names := _several(gateway)) is not None:
                 again = " ".join(f"-g {name}" for name in names)
                 raise SetupError(f"-g takes one gateway, not {gateway!r}", hint=f"repeat it: {again}")
@@ -43,10 +43,7 @@ def resolve_targets(
         named = [(pair, None) for text in models for pair in _expand_model(text, gateways, config)]
         _refuse_unused(gateways, [gateway for (_, gateway), _ in named], models)
     _refuse_duplicates(named)
-    return tuple(
-        Target(model=model, gateway=overrides.apply_to(config.gateways[gateway].for_model(model, run=config.run)))
-        for (model, gateway), _ in named
-    )
+    return tuple(config.target(model, gateway, overrides) for (model, gateway), _ in named)
 
 
 _Pair = tuple[str, str]
@@ -65,16 +62,15 @@ def resolve_judge(text: str, config: Config, overrides: Overrides) -> Target:
         SetupError: It names no known gateway.
     """
     _refuse_several(text, None, "--judge")
-    model, gateway = split_target(text, config.gateways)
+    model, gateway = split_target(text, config.places)
     if gateway is None:
         raise _no_gateway(text, config, place=None, option="--judge")
-    named = config.gateways[gateway].for_model(_model_name(model, text, None), run=config.run)
-    return Target(model=model, gateway=overrides.apply_to(named))
+    return config.target(_model_name(model, text, None), gateway, overrides)
 
 
 def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
     if config.path is None:
-        simulated = [split_target(name, config.gateways) for name in SIMULATED_MODELS]
+        simulated = [split_target(name, config.places) for name in SIMULATED_MODELS]
         return [((model, gateway or "simulator"), None) for model, gateway in simulated]
     if not config.run.models:
         raise SetupError(
@@ -85,7 +81,7 @@ def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
     named: list[tuple[_Pair, Place | None]] = []
     for text, place in zip(config.run.models, config.run.model_places, strict=True):
         _refuse_several(text, place)
-        model, gateway = split_target(text, config.gateways)
+        model, gateway = split_target(text, config.places)
         if gateway is None:
             raise _no_gateway(text, config, place=place)
         named.append(((_model_name(model, text, place), gateway), place))
@@ -95,13 +91,13 @@ def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
 def _expand_model(text: str, gateways: Sequence[str], config: Config) -> list[_Pair]:
     """Expand one -m: to its own gateway, else to every -g."""
     _refuse_several(text, None, has_gateway=bool(gateways))
-    model, gateway = split_target(text, config.gateways)
+    model, gateway = split_target(text, config.places)
     if gateway is not None:
         return [(_model_name(model, text, None), gateway)]
     if not gateways:
         raise _no_gateway(text, config, place=None)
     _, at, suffix = text.rpartition("@")
-    if at and nearest(suffix, config.gateways) is not None:
+    if at and nearest(suffix, config.places) is not None:
         # `gemini@gogle -g google` is more likely a typo than a model name with an `@`.
         what = f"unknown gateway {suffix!r} in -m {text}"
         raise _unknown_gateway(suffix, config, what=what, more=f"; a model of that name is {text}@GATEWAY")
@@ -148,12 +144,12 @@ def _model_name(model: str, text: str, place: Place | None) -> str:
 def _no_gateway(text: str, config: Config, *, place: Place | None, option: str = "-m") -> SetupError:
     _, at, suffix = text.rpartition("@")
     what = f"unknown gateway {suffix!r} in {text!r}" if at else f"the model {text!r} has no gateway"
-    known = _translated(text, config.gateways)
+    known = _translated(text, config.places)
     if known is not None:
         hint = f"did you mean {known!r}? or write {text}@GATEWAY, if that is the model's own name at another gateway"
         return SetupError(what, place=place, hint=hint)
     if at and not suffix:
-        names = ", ".join(sorted(config.gateways))
+        names = ", ".join(sorted(config.places))
         return SetupError(f"no gateway after the @ of {text!r}", place=place, hint=f"known gateways: {names}")
     if at:
         more = f"; if {text!r} is the model's own name, write {text}@GATEWAY"
@@ -169,7 +165,7 @@ def _no_gateway(text: str, config: Config, *, place: Place | None, option: str =
     return SetupError(
         f"the model {text!r} has no gateway",
         place=place,
-        hint=f"{hint}; known gateways: {', '.join(sorted(config.gateways))}",
+        hint=f"{hint}; known gateways: {', '.join(sorted(config.places))}",
     )
 
 
@@ -210,8 +206,8 @@ def _gateway_named(name: str, gateways: Collection[str]) -> str | None:
 def _unknown_gateway(name: str, config: Config, *, what: str, place: Place | None = None, more: str = "") -> SetupError:
     own = f"; a gateway of your own is a [gateways.{name}] table in {config.path or 'convbatch.toml'}"
     own = own if re.fullmatch(r"[\w.-]+", name) else ""
-    meant = _gateway_named(name, config.gateways) or _gateway_at(name, config)
-    hint = did_you_mean(name if meant is None else meant, config.gateways)
+    meant = _gateway_named(name, config.places) or _gateway_at(name, config)
+    hint = did_you_mean(name if meant is None else meant, config.places)
     return SetupError(what, place=place, hint=hint + more + own)
 
 

@@ -389,6 +389,20 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     return tuple(cast(list[str], items))
 
 
+def _members(key: str, value: Any) -> tuple[str, ...]:
+    """Validate the gateways of a pool: at least two, none of them twice."""
+    items = cast(list[Any], value) if isinstance(value, list) else None
+    if items is None or not all(isinstance(item, str) and item.strip() for item in items):
+        raise InvalidValue(f"{key} must be a list of names", f'write {key} = ["NAME", "OTHER"]', found=value)
+    names = tuple(cast(list[str], items))
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidValue(f"{display(twice)} is twice in {key}", "name each gateway once", found=value)
+    if len(names) < 2:
+        raise InvalidValue("a pool has at least two gateways", f'write {key} = ["NAME", "OTHER"]', found=value)
+    return names
+
+
 def _path(key: str, value: Any) -> str:
     """Validate a path below the base URL; without its leading slash, so that both spellings are one identity."""
     text = _text(key, value).lstrip("/")
@@ -499,6 +513,7 @@ RUN_KEYS: Mapping[str, tuple[str, Validator]] = {
     "attempt_timeout": ("attempt_timeout_s", _seconds),
     "max_cost": ("max_cost", _budget),
 }
+POOL_KEYS: Mapping[str, tuple[str, Validator]] = {"gateways": ("gateways", _members)}
 JUDGE_KEYS: Mapping[str, tuple[str, Validator]] = {"max_output_tokens": ("max_output_tokens", _count)}
 GATEWAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -253,6 +253,10 @@ class RateLimiter:
             return await self._pass(amount, 0.0)
         return await self._wait_in_queue(tokens)
 
+    def is_free(self, tokens: Tokens = 0) -> bool:
+        """Return whether a caller with these tokens would be admitted without waiting."""
+        return self._closed is None and not self._queue and self._obstacle(self._amount(tokens)) is None
+
     def report(
         self,
         signal: Signal,

@@ -21,6 +21,7 @@ from convbatch.engine.http_values import NotSentCancelled, SentCancelled
 from convbatch.engine.limiter import LimiterClosed, LimiterStalled, Permit, Tokens
 from convbatch.engine.listener import Listener, ReplySource
 from convbatch.engine.plan import Conversation
+from convbatch.engine.pool import Admission, MemberStalled, TokensAt
 from convbatch.engine.retry import (
     INITIAL_RETRY_STATE,
     GiveUp,
@@ -97,6 +98,7 @@ class Runner:
         reuse: tuple[str, ReplySource] | None = None,
     ) -> None:
         self._workers = tuple(workers)
+        self._senders = tuple(sender for worker in self._workers for sender in worker.senders)
         self._rules = rules
         self._journal = journal
         self._system = system
@@ -150,7 +152,8 @@ class Runner:
             self.reason = reason
         self._stopping.set()
         for worker in self._workers:
-            worker.limiter.close()
+            for sender in worker.senders:
+                sender.limiter.close()
             if worker.budget_share is not None:
                 worker.budget_share.budget.close()
 
@@ -383,67 +386,83 @@ class Runner:
         retry_state = INITIAL_RETRY_STATE
         backoff_s = 0.0
         while True:
-            admitted = await self._admit(worker, size, partial(_tokens_to_reserve, worker, state, settings))
+            admitted = await self._admit(worker, size, partial(_tokens_to_reserve, state, settings))
             if admitted is None:
                 return None
-            reservation, permit = admitted
+            reservation, admission = admitted
+            sender, permit = admission
             try:
                 state.attempts += 1
                 head, fields = state.head(number), state.attempt_fields(key, state.attempts)
+                member = {} if sender is worker else {"gateway": sender.target.gateway.name}
                 if reservation is not None:
                     reservation.is_sent = True
                 call = _call(worker, state, number, permit)
                 self._listener.sending(call)
-                attempt = state.noted(
-                    await self._send(
-                        worker, ask, Record("intent", head, fields | size), self._listener.on_text(call), permit
-                    )
-                )
-                bare = worker.client.without_refused_signatures(ask, attempt)
+                intent = Record("intent", head, {**fields, **size, **member})
+                attempt = state.noted(await self._send(sender, ask, intent, self._listener.on_text(call), permit))
+                bare = sender.client.without_refused_signatures(ask, attempt)
                 prices = worker.prices_as_served(attempt.outcome)
                 if worker.budget_share is not None and reservation is not None:
                     worker.budget_share.settle(reservation, attempt, prices)
-                step = self._decide(worker, state, attempt, permit, retry_state, settings, asks_again=bare is not None)
+                step = self._decide(sender, state, attempt, permit, retry_state, settings, asks_again=bare is not None)
                 fields = outcome_fields(fields, attempt, limiter_wait_s=permit.waited_s, retry_wait_s=backoff_s)
+                fields |= member
                 outcome = Record("outcome", head, fields | price_fields(prices) if prices is not None else fields)
                 end = state.end_of_step(_terminal(attempt, step))
                 # The place in flight is released only after the reply is durable.
                 await self._journal.commit(*self._closing_records(outcome, state, number, end))
             finally:
                 _close(reservation)
-                worker.release(permit)
+                worker.release_admission(admission)
             self._listener.attempt_done(call, attempt, step)
             if end is not None or isinstance(attempt.outcome, Reply):
                 return end
-            if not isinstance(step, SendAgain):
-                assert isinstance(step, SuspendTarget)
-                self._suspend(worker, step.reason, of_account=step.of_account)
-                return None
-            retry_state, backoff_s = step.retry_state, step.wait_s
-            if bare is not None:
-                ask, state.leaves_out_signatures = bare, True
-            if not await self._wait(backoff_s):
+            if isinstance(step, SendAgain):
+                retry_state, backoff_s = step.retry_state, step.wait_s
+                if bare is not None:
+                    ask, state.leaves_out_signatures = bare, True
+            if not await self._goes_on(worker, sender, step):
                 return None
 
+    async def _goes_on(self, worker: TargetWorker, sender: TargetWorker, step: Step | None) -> bool:
+        """Wait out a backoff, or suspend who sent; return whether the turn is sent again, perhaps by another member."""
+        if isinstance(step, SendAgain):
+            return await self._wait(step.wait_s)
+        assert isinstance(step, SuspendTarget)
+        self._suspend(sender, step.reason, of_account=step.of_account)
+        return worker.suspended is None
+
     async def _admit(
-        self, worker: TargetWorker, size: Mapping[str, int], tokens: Tokens
-    ) -> tuple[Reservation | None, Permit] | None:
+        self, worker: TargetWorker, size: Mapping[str, int], tokens: TokensAt
+    ) -> tuple[Reservation | None, Admission] | None:
         """Reserve the cost of a request and wait for admission, with a valid key; None if the target is suspended."""
-        while not worker.client.needs_new_key or await self._renew_key(worker):
+        while await self._has_keys(worker):
             reservation = None if worker.budget_share is None else await worker.budget_share.reserve(size)
             try:
-                permit = await worker.admit(tokens)
+                admission = await worker.admit(tokens)
+            except MemberStalled as stalled:
+                _close(reservation)
+                self._suspend(stalled.sender, str(stalled))
+                continue
             except BaseException:
                 _close(reservation)
                 raise
-            if worker.suspended is None and not worker.client.needs_new_key:
-                return reservation, permit
-            permit.refund(never_left=True)  # suspended, or the key was refused or expired, during the wait
+            sender = admission.sender
+            if sender.suspended is None and worker.suspended is None and not sender.client.needs_new_key:
+                return reservation, admission
+            # suspended, or the key was refused or expired, during the wait
+            admission.permit.refund(never_left=True)
             _close(reservation)
-            worker.release(permit)
-            if worker.suspended is not None:
-                break
+            worker.release_admission(admission)
         return None
+
+    async def _has_keys(self, worker: TargetWorker) -> bool:
+        """Renew keys that were refused or have expired; return whether anyone can send."""
+        for sender in worker.senders:
+            if sender.suspended is None and sender.client.needs_new_key:
+                await self._renew_key(sender)
+        return worker.suspended is None
 
     async def _send(
         self,
@@ -475,10 +494,11 @@ class Runner:
     ) -> Record:
         """Return the `outcome` record of a request that was cancelled: with the reply, if all of it has arrived."""
         about = {name: value for name, value in intent.fields.items() if name in ATTEMPT_FIELDS}
+        member = {name: value for name, value in intent.fields.items() if name == "gateway"}
         if isinstance(cancelled, SentCancelled) and cancelled.attempt is not None:
             waited_s = permit.waited_s
             fields = outcome_fields(about, cancelled.attempt, limiter_wait_s=waited_s, retry_wait_s=0.0)
-            return Record("outcome", intent.head, fields)
+            return Record("outcome", intent.head, fields | member)
         fields = {
             **about,
             "class": "not_sent" if isinstance(cancelled, NotSentCancelled) else "abandoned",
@@ -486,7 +506,7 @@ class Runner:
             "latency_s": self._system.clock.monotonic() - begun,
             "error": {"kind": "connection", "message": "abandoned on request"},
         }
-        return Record("outcome", intent.head, fields)
+        return Record("outcome", intent.head, fields | member)
 
     def _decide(
         self,
@@ -576,7 +596,7 @@ class Runner:
         """Send no more requests of a target in this session, and tell the user once."""
         self._stop_admitting(worker, reason, of_account=of_account)
         if not worker.is_announced:
-            for other in self._workers:
+            for other in self._senders:
                 if other.limiter is worker.limiter and other.suspended is not None:
                     other.is_announced = True
             self._listener.note(f"{worker.target.name} is suspended: {worker.suspended}")
@@ -587,7 +607,7 @@ class Runner:
         Targets that share a limiter have the same host, key and model; their addresses and protocols may differ.
         """
         gateway = worker.target.gateway
-        sharing = [other for other in self._workers if other.limiter is worker.limiter]
+        sharing = [other for other in self._senders if other.limiter is worker.limiter]
         for other in sharing:
             alike = (
                 other.target.gateway.protocol == gateway.protocol and other.target.gateway.endpoint == gateway.endpoint
@@ -596,6 +616,9 @@ class Runner:
                 other.suspended = reason
         if all(other.suspended is not None for other in sharing):
             worker.limiter.close()
+        for pool in self._workers:
+            if pool.members and all(member.suspended is not None for member in pool.members):
+                pool.suspended = pool.suspended or f"no member is left: {pool.members[-1].suspended}"
 
     async def _renew_key(self, worker: TargetWorker) -> bool:
         """Fetch a new key; if that fails, suspend the target and return False."""
@@ -622,8 +645,8 @@ class Runner:
         return not self._stopping.is_set()
 
 
-def _tokens_to_reserve(worker: TargetWorker, state: ConversationState, settings: Settings) -> int:
-    return worker.token_estimates.estimate(state, settings, limit=worker.limiter.tpm)
+def _tokens_to_reserve(state: ConversationState, settings: Settings, worker: TargetWorker) -> Tokens:
+    return lambda: worker.token_estimates.estimate(state, settings, limit=worker.limiter.tpm)
 
 
 def _call(worker: TargetWorker, state: ConversationState, turn: int, permit: Permit) -> Call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from convbatch.engine.budget import BudgetShare
 from convbatch.engine.cache_warmup import CacheWarmup
 from convbatch.engine.client import Client
 from convbatch.engine.limiter import Permit, RateLimiter, Tokens
+from convbatch.engine.pool import Admission, TokensAt, admit_to_pool
 from convbatch.engine.retry import TargetHealth
 from convbatch.engine.turn_tokens import TokenEstimates
 from convbatch.pricing import PriceTable
@@ -46,6 +48,13 @@ class TargetWorker:
     """Number of rows that have a result."""
     in_flight: int = 0
     """Requests in flight."""
+    members: tuple[TargetWorker, ...] = ()
+    """Of a pool: who sends its requests. Its own `client` and `limiter` are those of the first member, to read with."""
+
+    @property
+    def senders(self) -> tuple[TargetWorker, ...]:
+        """The members of a pool, else the worker itself."""
+        return self.members or (self,)
 
     def prices_as_served(self, outcome: Reply | Failure) -> PriceTable | None:
         """Return the prices of the model that answered; None if those of the asked model apply."""
@@ -53,8 +62,43 @@ class TargetWorker:
             return None
         return self.find_prices(outcome.model_version, outcome.service_tier)
 
-    async def admit(self, tokens: Tokens) -> Permit:
-        """Wait for admission; raises `LimiterClosed`."""
+    def obstacle(self) -> tuple[str, float | None] | None:
+        """Return what requests wait for, as `RateLimiter.obstacle`; of a pool what ends first."""
+        found = [sender.limiter.obstacle() for sender in self.senders if sender.suspended is None]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found) or not known:
+            return None
+        return min(known, key=lambda one: math.inf if one[1] is None else one[1])
+
+    def why_waiting(self) -> str | None:
+        """Return the same for people."""
+        live = [sender for sender in self.senders if sender.suspended is None]
+        reasons = [(sender.target.gateway.name, sender.limiter.why_waiting()) for sender in live]
+        if len(self.senders) == 1:
+            return reasons[0][1] if reasons else None
+        return "; ".join(f"{name}: {why}" for name, why in reasons if why is not None) or None
+
+    async def admit(self, tokens: TokensAt) -> Admission:
+        """Wait for admission, at the least loaded member of a pool; raises `LimiterClosed`, of a pool `MemberStalled`.
+
+        Args:
+            tokens: What the request counts against the token limit of its sender.
+        """
+        if not self.members:
+            return Admission(self, await self.admit_alone(tokens(self)))
+        assert self.own_places is not None
+        await self.own_places.acquire()
+        try:
+            live = [member for member in self.members if member.suspended is None]
+            admission = await admit_to_pool(live or self.members, tokens)
+        except BaseException:
+            self.own_places.release()
+            raise
+        self.in_flight += 1
+        return admission
+
+    async def admit_alone(self, tokens: Tokens) -> Permit:
+        """Wait for admission by the worker's own limiter; raises `LimiterClosed`."""
         if self.own_places is None:
             permit = await self.limiter.admit(tokens)
         else:
@@ -68,8 +112,17 @@ class TargetWorker:
         return permit
 
     def release(self, permit: Permit) -> None:
-        """Return a place in flight."""
+        """Return a place in flight that `admit_alone` gave."""
         permit.release()
+        self._leave()
+
+    def release_admission(self, admission: Admission) -> None:
+        """Return a place in flight that `admit` gave."""
+        admission.sender.release(admission.permit)
+        if self.members:
+            self._leave()
+
+    def _leave(self) -> None:
         self.in_flight -= 1
         if self.own_places is not None:
             self.own_places.release()

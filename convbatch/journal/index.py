@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import orjson
@@ -80,6 +80,26 @@ _UNSENT_SINCE = (
     f"SELECT i.target, COUNT(*) FROM records AS o CROSS JOIN records AS i ON {_SAME_ATTEMPT}"
     f" WHERE o.unsent AND i.kind = {_INTENT} AND i.asked_at >= ? GROUP BY i.target"
 )
+_INTENTS_SINCE = (
+    f"SELECT segment, start, length FROM records WHERE kind = {_INTENT} AND asked_at >= ? AND target = ? ORDER BY seq"
+)
+_TIMES_SINCE = f"SELECT asked_at FROM records WHERE kind = {_INTENT} AND asked_at >= ? AND target = ?"
+_SENT_INTENTS_SINCE = (
+    f"SELECT i.segment, i.start, i.length FROM records AS i WHERE i.kind = {_INTENT} AND i.asked_at >= ?"
+    f" AND i.target = ? AND NOT EXISTS (SELECT 1 FROM records AS o WHERE {_SAME_ATTEMPT} AND o.unsent)"
+)
+
+
+class Sender(NamedTuple):
+    """Who sent requests: a target, or one member of a pool."""
+
+    target: str
+    gateway: str | None = None
+    """The member; None = the target is no pool."""
+
+    def sent(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a record of the target is of this member."""
+        return self.gateway is None or record.get("gateway") == self.gateway
 
 
 @dataclass(slots=True, kw_only=True)
@@ -419,23 +439,41 @@ class Archive:
                 counts[name] = counts.get(name, 0) + sign * count
         return counts
 
-    def request_times(self, targets: Iterable[str], since: float) -> list[float]:
-        """Return when requests to these targets were sent since a moment, in unix seconds and journal order."""
-        numbers = [self._numbers[target] for target in targets if target in self._numbers]
-        marks = ",".join("?" * len(numbers))
-        query = f"SELECT asked_at FROM records WHERE kind = {_INTENT} AND asked_at >= ? AND target IN ({marks})"
-        return [at for (at,) in self._db.execute(f"{query} ORDER BY seq", (since, *numbers))]
+    def count_since(self, at: float, senders: Iterable[Sender]) -> int:
+        """Count the requests of these senders as `requests_since` does."""
+        by_target = self.requests_since(at)
+        return sum(
+            by_target.get(sender.target, 0)
+            if sender.gateway is None
+            else sum(map(sender.sent, self._read_all(_SENT_INTENTS_SINCE, at, sender.target)))
+            for sender in senders
+        )
 
-    def server_wait_s(self, targets: Iterable[str], now: float) -> float:
-        """Return the seconds from `now` (unix) for which the gateway of these targets asked to wait; 0 if it did not.
+    def request_times(self, senders: Iterable[Sender], since: float) -> list[float]:
+        """Return when these senders sent requests since a moment, in unix seconds and ascending."""
+        times: list[float] = []
+        for sender in senders:
+            if sender.gateway is None:
+                rows = self._db.execute(_TIMES_SINCE, (since, self._numbers.get(sender.target, -1)))
+                times += [at for (at,) in rows]
+            else:
+                intents = self._read_all(_INTENTS_SINCE, since, sender.target)
+                times += [record["at"] for record in intents if sender.sent(record)]
+        return sorted(times)
+
+    def _read_all(self, query: str, since: float, target: str) -> Iterator[dict[str, Any]]:
+        return map(self._read, self._db.execute(query, (since, self._numbers.get(target, -1))))
+
+    def server_wait_s(self, senders: Iterable[Sender], now: float) -> float:
+        """Return the seconds from `now` (unix) for which the gateway of these senders asked to wait; 0 if it did not.
 
         Nothing is sent during such a wait, so the latest outcomes are enough. No wait is longer than it was when it was
         announced, even if the clock was set back since.
         """
         left_s = 0.0
-        for target in targets:
-            rows = self._db.execute(_LATEST_OUTCOMES, (self._numbers.get(target, -1),))
-            for record in map(self._read, rows):
+        for sender in senders:
+            rows = self._db.execute(_LATEST_OUTCOMES, (self._numbers.get(sender.target, -1),))
+            for record in filter(sender.sent, map(self._read, rows)):
                 wait_s = record.get("error", {}).get("retry_after_s")
                 if wait_s is not None:
                     left_s = max(left_s, min(wait_s, record["at"] + wait_s - now))

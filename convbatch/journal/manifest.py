@@ -93,6 +93,8 @@ class ManifestTarget:
     model: str
     simulated: bool
     gateway: ManifestGateway
+    members: tuple[ManifestGateway, ...] = ()
+    """The gateways of a pool."""
     prices: PriceTable | None = None
     """None where no price was known."""
     served_prices: Mapping[str, PriceTable | None] = field(default_factory=dict[str, PriceTable | None])
@@ -114,6 +116,7 @@ class ManifestTarget:
             model=fields.required("model", _TEXT),
             simulated=fields.required("simulated", _FLAG),
             gateway=fields.nested("gateway", ManifestGateway.from_json),
+            members=fields.each("members", ManifestGateway.from_json),
             prices=None if prices is None else PriceTable.from_plain(prices),
             served_prices={
                 name: PriceTable.from_plain(table)
@@ -129,6 +132,7 @@ class ManifestTarget:
             "model": self.model,
             "simulated": self.simulated,
             "gateway": self.gateway.to_json(),
+            **({"members": [member.to_json() for member in self.members]} if self.members else {}),
             "prices": None if self.prices is None else self.prices.to_plain(),
             **self._served_prices_to_json(),
             **self.other,

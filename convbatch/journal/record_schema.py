@@ -139,7 +139,20 @@ _FIELDS: Mapping[str, Predicate] = {
     "turn": lambda turn: turn is None or _is_count(turn),  # None: a judge is asked about a whole dialogue
     **dict.fromkeys(("most_input_tokens", "max_output_tokens"), _is_count),
     **dict.fromkeys(
-        ("kind", "dialogue", "target", "role", "class", "body", "body_b64", "of", "asked", "repairs", "wire_note"),
+        (
+            "kind",
+            "dialogue",
+            "target",
+            "role",
+            "class",
+            "body",
+            "body_b64",
+            "of",
+            "asked",
+            "repairs",
+            "wire_note",
+            "gateway",
+        ),
         _is_text,
     ),
     **dict.fromkeys(("request_id", "reason", "reused_from"), _is_text_or_null),

@@ -23,7 +23,7 @@ from convbatch.results.several import run_labels
 from convbatch.served_model import Aliases
 
 if TYPE_CHECKING:
-    from convbatch.config.gateways import Config, Target
+    from convbatch.config.gateways import Config, Gateway, Target
 
 Runs: TypeAlias = Run | str | Path | Iterable[Run | str | Path]
 
@@ -147,9 +147,13 @@ def _with_current_billing(asked: ManifestTarget, config: Config) -> Target:
     from convbatch.config.gateways import target_from_manifest
 
     target = target_from_manifest(asked)
-    table = config.gateways.get(target.gateway.name)
+    gateway, *members = (_billed_as_now(gateway, target.model, config) for gateway in (target.gateway, *target.members))
+    return dataclasses.replace(target, gateway=gateway, members=tuple(members))
+
+
+def _billed_as_now(gateway: Gateway, model: str, config: Config) -> Gateway:
+    table = config.gateways.get(gateway.name)
     if table is None:
-        return target
-    now = table.for_model(target.model)
-    billing = {name: getattr(now, name) for name in _BILLING}
-    return dataclasses.replace(target, gateway=dataclasses.replace(target.gateway, **billing))
+        return gateway
+    now = table.for_model(model)
+    return dataclasses.replace(gateway, **{name: getattr(now, name) for name in _BILLING})

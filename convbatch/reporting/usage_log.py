@@ -230,8 +230,8 @@ def _gateways(runs: Sequence[Run], usage_log: UsageLog) -> frozenset[str]:
     """Return the gateways of the log: those of its form, else all gateways of the runs if they have one host."""
     hosts: dict[str, str] = {}
     for target in _targets(runs):
-        gateway = target.gateway
-        hosts[gateway.name] = urlsplit(gateway.base_url).netloc or gateway.name
+        for gateway in target.members or (target.gateway,):
+            hosts[gateway.name] = urlsplit(gateway.base_url).netloc or gateway.name
     named = frozenset(usage_log.form.gateways) & hosts.keys()
     where = f"[bills.{usage_log.form.name}]"
     if usage_log.form.gateways and not named:
@@ -266,10 +266,12 @@ _NAMES = tuple(column.name for column in ATTEMPTS)
 
 def _calls(run: Run, gateways: frozenset[str]) -> Iterator[Call]:
     """Yield the attempts of a run at these gateways, except those that were not sent."""
-    targets = {target.name for target in _targets([run]) if target.gateway.name in gateways}
+    targets = {one.name for one in _targets([run]) if one.gateway.name in gateways}
+    pools = {one.name for one in _targets([run]) if one.members}
     for row in run.attempt_rows().rows:
         cells = dict(zip(_NAMES, row, strict=True))
-        if cells["target"] in targets and cells["class"] != "not_sent" and cells["started_at"] is not None:
+        is_here = cells["gateway"] in gateways if cells["target"] in pools else cells["target"] in targets
+        if is_here and cells["class"] != "not_sent" and cells["started_at"] is not None:
             yield _call(cells)
 
 

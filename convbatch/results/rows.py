@@ -281,6 +281,8 @@ def _attempt(
     usage = Usage(**(reply or failure).get("usage", {}))
     costs = _attempt_cost(record, past, target)
     prices = prices_of(target, record) or target.prices
+    if "gateway" in record:  # of a pool
+        conversation = conversation._replace(gateway=record["gateway"])
     return AttemptRecord(
         id=conversation,
         turn=turn,

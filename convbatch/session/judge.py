@@ -13,7 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from convbatch.config.credentials import Credentials
-from convbatch.config.gateways import Config, Overrides, Target, target_from_manifest, target_to_manifest
+from convbatch.config.gateways import (
+    Config,
+    Overrides,
+    Target,
+    asked_gateways,
+    target_from_manifest,
+    target_to_manifest,
+)
 from convbatch.config.targets import resolve_judge
 from convbatch.dialogue import NO_SETTINGS, Settings, effective_settings
 from convbatch.engine.runner import DEFAULT_MAX_ATTEMPTS, RunRules
@@ -110,7 +117,7 @@ def prepare_judging(folder: RunFolder, name: str, options: CheckOptions) -> Sess
         folder=folder,
         manifest=manifest,
         targets=(judge,),
-        credentials=Credentials.load([judge.gateway], env_file=options.env_file, configured=config.env_file),
+        credentials=Credentials.load(asked_gateways([judge]), env_file=options.env_file, configured=config.env_file),
         rules=RunRules(
             concurrency=options.concurrency or config.run.concurrency,
             max_attempts=options.max_attempts or config.run.max_attempts or DEFAULT_MAX_ATTEMPTS,

@@ -32,8 +32,9 @@ def check_reachable(
         SetupError: A key is missing, a host cannot be resolved, or the limit on open files is too low.
     """
     _make_room_for_sockets(targets, concurrency)
-    credentials.require_keys((target.gateway for target in targets), run_commands=run_commands)
-    _refuse_unresolved(targets, credentials)
+    asked = tuple(one for target in targets for one in target.asked_targets)
+    credentials.require_keys((target.gateway for target in asked), run_commands=run_commands)
+    _refuse_unresolved(asked, credentials)
 
 
 def _refuse_unresolved(targets: Iterable[Target], credentials: Credentials) -> None:

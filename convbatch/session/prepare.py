@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from convbatch._version import __version__
 from convbatch.config.credentials import Credentials
-from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target, target_from_manifest, target_to_manifest
+from convbatch.config.gateways import (
+    NO_OVERRIDES,
+    Config,
+    Overrides,
+    Target,
+    asked_gateways,
+    target_from_manifest,
+    target_to_manifest,
+)
 from convbatch.config.targets import parse_params, resolve_targets
 from convbatch.console.text import log_note
 from convbatch.dataset.reader import count_of
@@ -124,7 +132,7 @@ def prepare_dry_run(options: RunOptions) -> Generator[DryRun]:
     """
     checked = _check_options(options)
     credentials = checked.credentials
-    gateways = [target.gateway for target in checked.all_targets]
+    gateways = asked_gateways(checked.all_targets)
     missing = credentials.missing(gateways)
     credentials.require_variables(gateways, except_for=missing)  # key commands are not run
     for gateway in gateways:
@@ -179,7 +187,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
     judge = None
     if options.judge is not None:
         judge = judge_target(options.judge, config, NO_OVERRIDES, options.judge_max_output_tokens)
-    gateways = [target.gateway for target in (*targets, *([] if judge is None else [judge]))]
+    gateways = asked_gateways((*targets, *([] if judge is None else [judge])))
     credentials = Credentials.load(gateways, env_file=options.env_file, configured=config.env_file)
     command_line = _command_line(options)
     rules = RunRules(
@@ -231,7 +239,7 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     require_media(folder.path, folder.dataset)
     trust = Trust.in_folder(folder, manifest)
     trust.require_endpoints(folder, (*targets, *judges))
-    gateways = [target.gateway for target in (*targets, *judges)]
+    gateways = asked_gateways((*targets, *judges))
     credentials = _credentials_to_resume(folder, gateways, options.env_file)
     # Of a finished run a command would print a key that nobody needs; if a turn is open after all, it is run then.
     check_reachable((*targets, *judges), rules.concurrency, credentials, run_commands=manifest.state != "finished")
@@ -282,7 +290,7 @@ def _previous_options(options: ResumeOptions, manifest: Manifest) -> tuple[tuple
         retry_errors=options.retry_errors,
         deadline_s=options.deadline_s,
     )
-    return tuple(_apply_overrides(overrides, target_from_manifest(one)) for one in manifest.targets), rules
+    return tuple(overrides.of_target(target_from_manifest(one)) for one in manifest.targets), rules
 
 
 def _refuse_another_dataset(folder: RunFolder, manifest: Manifest) -> None:
@@ -348,10 +356,6 @@ def changed_sources(folder: RunFolder, manifest: Manifest) -> list[str]:
             if path.is_file() and fingerprint_source(path).sha256 != source.sha256:
                 changed.append(source.path)
     return changed
-
-
-def _apply_overrides(overrides: Overrides, target: Target) -> Target:
-    return Target(model=target.model, gateway=overrides.apply_to(target.gateway))
 
 
 def _load_config(path: Path | None) -> Config:

@@ -302,8 +302,8 @@ async def _refresh(progress: Progress, runner: Runner, budget: Budget | None) ->
             TargetView(
                 name=worker.target.name,
                 in_flight=worker.in_flight,
-                obstacle=worker.limiter.obstacle() if worker.suspended is None else None,
-                why=worker.limiter.why_waiting() if worker.suspended is None else None,
+                obstacle=worker.obstacle() if worker.suspended is None else None,
+                why=worker.why_waiting() if worker.suspended is None else None,
                 suspended=worker.suspended,
             )
             for worker in runner.workers

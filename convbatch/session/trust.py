@@ -125,7 +125,8 @@ class Trust:
             InputError: The `convbatch.toml` that could name the endpoint cannot be read.
         """
         known = frozenset[str]() if self.origin is None else frozenset(self.origin.endpoints)
-        untrusted = [target for target in targets if not self._is_recorded(target, known)]
+        asked = (one for target in targets for one in target.asked_targets)
+        untrusted = [target for target in asked if not self._is_recorded(target, known)]
         configs: list[Config] = []
         for load in (load_shipped_config, load_config):
             if untrusted and not (load is load_config and is_inside(folder)):
@@ -172,7 +173,7 @@ def remember_folder(folder: RunFolder, targets: Iterable[Target], *, reuse: str 
 
     Without a writable state directory nothing is recorded: the folder is a strange one, which is said if it matters.
     """
-    targets = tuple(targets)
+    targets = tuple(one for target in targets for one in target.asked_targets)
     try:
         endpoints = [Endpoint.of(target.gateway).digest for target in targets]
         return record_origin(folder.path, endpoints, reuse=reuse)
@@ -189,7 +190,7 @@ def remember_endpoint(folder: RunFolder, manifest: Manifest, target: Target) -> 
     """Add an endpoint that this user's configuration named to the record of a folder that was created here."""
     if Trust.in_folder(folder, manifest).origin is not None and manifest.origin is not None:
         try:
-            add_endpoints(manifest.origin, [Endpoint.of(target.gateway).digest])
+            add_endpoints(manifest.origin, [Endpoint.of(one.gateway).digest for one in target.asked_targets])
         except (OSError, RuntimeError) as error:
             log_note(f"note: {_display_state()} cannot be written ({getattr(error, 'strerror', None) or error})")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from convbatch.config.credentials import Credentials
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from convbatch.engine.limiter import RateLimiter
     from convbatch.engine.turn_tokens import TokenEstimates
     from convbatch.engine.worker import TargetWorker
-    from convbatch.journal.index import Archive
+    from convbatch.journal.index import Archive, Sender
     from convbatch.journal.media_store import MediaStore
     from convbatch.pricing import PriceTable
     from convbatch.redaction import Redactor
@@ -65,26 +65,41 @@ async def build_workers(
     from convbatch.engine.turn_tokens import TokenEstimates
     from convbatch.journal.media_store import MediaStore
 
-    shared: dict[tuple[str, str, str], list[Target]] = {}
+    shared: dict[tuple[str, str, str], list[_Asked]] = {}
     for target in spec.targets:
-        shared.setdefault(target.quota_owner, []).append(target)
+        for one in target.asked_targets:
+            shared.setdefault(one.quota_owner, []).append(_Asked(one, by=target))
     simulator_url = await _embedded_simulator(spec, stack)
     media = MediaStore(spec.folder.path, disk=system.disk)
     parts = _Parts(spec, system, past, progress, spec.credentials.redactor(), simulator_url, media)
-    sharers = _names_by_quota_owner(spec)
-    workers: dict[str, TargetWorker] = {}
-    for owner, targets in shared.items():
-        limits = merge_limits(target.gateway.limits for target in targets)
-        limiter = parts.limiter(targets, limits, sharers.get(owner, ()))
+    sharers = _senders_by_quota_owner(spec)
+    senders: dict[tuple[str, str], TargetWorker] = {}
+    for owner, asked in shared.items():
+        limits = merge_limits(one.target.gateway.limits for one in asked)
+        limiter = parts.limiter([one.target for one in asked], limits, sharers.get(owner, ()))
         token_estimates = TokenEstimates(limits)
         transports: dict[tuple[str | None, str | None], Transport] = {}
-        for target in targets:
-            way = (target.gateway.proxy, target.gateway.ca_file)
+        for one in asked:
+            way = (one.target.gateway.proxy, one.target.gateway.ca_file)
             if (transport := transports.get(way)) is None:
-                transport = transports[way] = connect(target.gateway)
+                transport = transports[way] = connect(one.target.gateway)
                 stack.push_async_callback(transport.close)
-            workers[target.name] = parts.worker(target, limiter, token_estimates, transport, shares=len(targets) > 1)
-    return [workers[target.name] for target in spec.targets]
+            senders[one.by.name, one.target.name] = parts.worker(
+                one, limiter, token_estimates, transport, shares=len(asked) > 1
+            )
+    return [
+        parts.pool(target, [senders[target.name, one.name] for one in target.asked_targets])
+        if target.members
+        else senders[target.name, target.name]
+        for target in spec.targets
+    ]
+
+
+class _Asked(NamedTuple):
+    """A target that requests are sent to, and the target of the run that asks there: itself, or a pool."""
+
+    target: Target
+    by: Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +114,8 @@ class _Parts:
     simulator_url: str | None
     media: MediaStore
 
-    def limiter(self, targets: Sequence[Target], limits: Limits, sharers: Sequence[str]) -> RateLimiter:
-        """Build the rate limiter of targets with one quota owner; `sharers` names all of the run that have it."""
+    def limiter(self, targets: Sequence[Target], limits: Limits, sharers: Sequence[Sender]) -> RateLimiter:
+        """Build the rate limiter of targets with one quota owner; `sharers` are all of the run that have it."""
         from convbatch.config.gateways import max_in_flight
         from convbatch.engine.limiter import RateLimiter
 
@@ -123,7 +138,7 @@ class _Parts:
 
     def worker(
         self,
-        target: Target,
+        asked: _Asked,
         limiter: RateLimiter,
         token_estimates: TokenEstimates,
         transport: Transport,
@@ -136,7 +151,8 @@ class _Parts:
         from convbatch.engine.retry import TargetHealth
         from convbatch.engine.worker import TargetWorker
 
-        gateway, credentials = target.gateway, self.spec.credentials
+        target, credentials = asked.target, self.spec.credentials
+        gateway = target.gateway
         is_open = gateway.auth == "none" and not gateway.secret_headers
         client = Client(
             target,
@@ -153,11 +169,30 @@ class _Parts:
             target=target,
             client=client,
             limiter=limiter,
-            health=TargetHealth(answered=_has_answered(self.past, target), address=client.address()),
+            health=TargetHealth(answered=_has_answered(self.past, asked), address=client.address()),
             token_estimates=token_estimates,
             places=places,
-            find_prices=_prices_as_served(self.spec, target, self.system),
+            find_prices=_prices_as_served(self.spec, asked.by, self.system),
             own_places=asyncio.Semaphore(places) if shares else None,
+        )
+
+    def pool(self, target: Target, members: Sequence[TargetWorker]) -> TargetWorker:
+        """Build the worker of a pool, which reads with the first member and sends with any."""
+        from convbatch.config.gateways import max_in_flight
+        from convbatch.engine.worker import TargetWorker
+
+        first = members[0]
+        places = min(max_in_flight(target.gateway.limits, self.spec.rules.concurrency), sum(m.places for m in members))
+        return TargetWorker(
+            target=target,
+            client=first.client,
+            limiter=first.limiter,
+            health=first.health,
+            token_estimates=first.token_estimates,
+            places=places,
+            find_prices=first.find_prices,
+            own_places=asyncio.Semaphore(places),
+            members=tuple(members),
         )
 
 
@@ -180,8 +215,9 @@ def _prices_as_served(
     return look_up
 
 
-def _has_answered(past: Archive | None, target: Target) -> bool:
-    return past is not None and past.has_reply(target.name)
+def _has_answered(past: Archive | None, asked: _Asked) -> bool:
+    """Whether the target has answered in an earlier session; of a member of a pool that is not known."""
+    return past is not None and not asked.by.members and past.has_reply(asked.by.name)
 
 
 def _rates(limits: Limits) -> list[tuple[int, float]]:
@@ -189,18 +225,18 @@ def _rates(limits: Limits) -> list[tuple[int, float]]:
     return rates if limits.rpm is None else [(limits.rpm, 60.0), *rates]
 
 
-def _carry_over(limiter: RateLimiter, targets: Sequence[str], limits: Limits, past: Archive, system: System) -> None:
+def _carry_over(limiter: RateLimiter, senders: Sequence[Sender], limits: Limits, past: Archive, system: System) -> None:
     """Carry rate-limit state over from earlier sessions: at the server, their requests and its pauses still count."""
     from convbatch.engine.limiter import MAX_HINT_S
     from convbatch.engine.quota import seconds_until_drained
 
     now = system.clock.wall()
     # Unix seconds are stored with microsecond precision; the margin keeps a rounded wait from ending early.
-    left_s = past.server_wait_s(targets, now) + 0.01
+    left_s = past.server_wait_s(senders, now) + 0.01
     limiter.block_for(min(left_s, MAX_HINT_S), "asked to wait before the resume")
     rates = _rates(limits)
     span_s = max([60.0, *(window_s for _, window_s in rates)]) + limits.jitter_s
-    times = [min(at, now) for at in past.request_times(targets, now - span_s)]  # the clock may have been set back
+    times = [min(at, now) for at in past.request_times(senders, now - span_s)]  # the clock may have been set back
     if rates:
         drained_s = seconds_until_drained(times, now, rates, limits.jitter_s)
         limiter.block_for(min(drained_s, span_s), "earlier requests still count")
@@ -209,25 +245,28 @@ def _carry_over(limiter: RateLimiter, targets: Sequence[str], limits: Limits, pa
         limiter.block_for(max(times) + 60.0 + limits.jitter_s - now, "earlier tokens still count")
 
 
-def _names_by_quota_owner(spec: SessionSpec) -> dict[tuple[str, str, str], list[str]]:
-    """Names of the run's models and judges by the owner of the limits that their requests count against."""
+def _senders_by_quota_owner(spec: SessionSpec) -> dict[tuple[str, str, str], list[Sender]]:
+    """Return the run's models and judges by the owner of the limits that their requests count against."""
     from convbatch.config.gateways import target_from_manifest
+    from convbatch.journal.index import Sender
 
-    names: dict[tuple[str, str, str], list[str]] = {}
+    senders: dict[tuple[str, str, str], dict[Sender, None]] = {}
     for recorded in (*spec.manifest.targets, *spec.manifest.judges):
-        names.setdefault(target_from_manifest(recorded).quota_owner, []).append(recorded.name)
-    return {owner: list(dict.fromkeys(sharing)) for owner, sharing in names.items()}
+        target = target_from_manifest(recorded)
+        for asked in target.asked_targets:
+            sender = Sender(target.name, asked.gateway.name if target.members else None)
+            senders.setdefault(asked.quota_owner, {})[sender] = None
+    return {owner: list(sharing) for owner, sharing in senders.items()}
 
 
-def _used_today(targets: Sequence[str], limits: Limits, past: Archive | None, system: System) -> int:
+def _used_today(senders: Sequence[Sender], limits: Limits, past: Archive | None, system: System) -> int:
     """Count the requests of this run folder since the quota day began."""
     from convbatch.engine.quota import day_bounds
 
     if past is None or limits.rpd is None:
         return 0
     begins, _ = day_bounds(limits.rpd_resets, system.clock.wall())
-    sent = past.requests_since(begins)
-    return sum(sent.get(target, 0) for target in targets)
+    return past.count_since(begins, senders)
 
 
 def _named(show: Callable[[str], None], name: str) -> Callable[[str], None]:
@@ -235,7 +274,7 @@ def _named(show: Callable[[str], None], name: str) -> Callable[[str], None]:
 
 
 async def _embedded_simulator(spec: SessionSpec, stack: AsyncExitStack) -> str | None:
-    if not any(target.simulated for target in spec.targets):
+    if not any(one.simulated for target in spec.targets for one in target.asked_targets):
         return None
     from convbatch.simulator.ledger import Ledger
     from convbatch.simulator.provider import Provider

@@ -39,7 +39,7 @@ from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.selection import convert, scan
 from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, InputError, Problem, SetupError
-from convbatch.journal.index import Archive
+from convbatch.journal.index import Archive, Sender
 from convbatch.journal.manifest import Manifest
 from convbatch.journal.records import JournalScan, decode_line, encode_line, seq_of
 from convbatch.journal.run_folder import RunFolder
@@ -467,8 +467,8 @@ def _read_everything(run: RunFolder) -> None:
                 must(transcript.turns, "a transcript has turns")
             for target in archive.targets:
                 archive.has_reply(target)
-            archive.server_wait_s(archive.targets, 0.0)
-            archive.request_times(archive.targets, 0)
+            archive.server_wait_s(map(Sender, archive.targets), 0.0)
+            archive.request_times(map(Sender, archive.targets), 0)
         read = load(run.path)
         rows = list(read.turn_rows().rows)
         is_changed = read.manifest != Manifest.from_json(json.loads(_run()[1]))
