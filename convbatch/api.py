@@ -56,6 +56,7 @@ def _run_options(
     *,
     models: Names = (),
     gateways: Names = (),
+    variants: Names = (),
     config: str | Path | None = None,
     env_file: str | Path | None = None,
     ids: Names = (),

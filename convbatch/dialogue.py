@@ -248,6 +248,81 @@ class Dialogue:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Another wording of every dialogue: a dimension of a run, beside model and gateway."""
+
+    name: str
+    system: str | None = None
+    """Replaces the system text; `""` removes it, None leaves it."""
+    prefix: str = ""
+    """Put before the text of every user message."""
+    suffix: str = ""
+    """Put after it."""
+    settings: Settings = NO_SETTINGS
+    """Override those of dialogues and turns."""
+
+    def applied_to(self, dialogue: Dialogue) -> Dialogue:
+        """Return the dialogue as it is asked in this variant; id, checks, scripts and tools stay."""
+        names = [name for name in SETTING_NAMES if getattr(self.settings, name) is not None and name != "extra"]
+        turns = tuple(
+            dataclasses.replace(
+                turn,
+                user=self._worded(turn.user),
+                settings=turn.settings.without(names).under(Settings(extra=self.settings.extra))
+                if turn.settings is not NO_SETTINGS
+                else turn.settings,
+            )
+            for turn in dialogue.turns
+        )
+        return dataclasses.replace(
+            dialogue,
+            turns=turns,
+            system=dialogue.system if self.system is None else self.system or None,
+            settings=dialogue.settings.under(self.settings),
+        )
+
+    def _worded(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        """Put prefix and suffix into the first and the last text, or around media."""
+        if not self.prefix and not self.suffix:
+            return parts
+        texts = [place for place, part in enumerate(parts) if part.kind == "text"]
+        if not texts:
+            before, after = (tuple(text_part(text) for text in (one,) if text) for one in (self.prefix, self.suffix))
+            return (*before, *parts, *after)
+        worded = list(parts)
+        worded[texts[0]] = text_part(self.prefix + (worded[texts[0]].text or ""))
+        worded[texts[-1]] = text_part((worded[texts[-1]].text or "") + self.suffix)
+        return tuple(worded)
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Names of what it changes: `system`, `prefix`, `suffix`, and settings."""
+        return tuple(key for key in self.to_plain() if key not in ("name", "settings")) + tuple(
+            self.settings.to_plain()
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the JSON form; what the variant does not change is omitted."""
+        plain: dict[str, Any] = {"name": self.name}
+        if self.system is not None:
+            plain["system"] = self.system
+        plain |= {key: text for key in ("prefix", "suffix") if (text := getattr(self, key))}
+        if settings := self.settings.to_plain():
+            plain["settings"] = settings
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Variant:
+        """Build a variant from the result of `to_plain`; trusts its input."""
+        texts = {key: text for key, text in plain.items() if key != "settings"}
+        return cls(**texts, settings=Settings.from_plain(plain.get("settings", {})))
+
+
+NO_VARIANT = "none"
+"""Names the dialogues as they are, where variants are listed."""
+
+
 def _merge(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(weaker)
     for key, value in stronger.items():

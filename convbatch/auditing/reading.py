@@ -27,6 +27,7 @@ from convbatch.journal.index import Archive, TurnHistory
 from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.results.conversations import StoredConversation, stored_conversations
 from convbatch.results.run import Run
+from convbatch.results.target_names import named_target
 from convbatch.results.verdicts import CheckOutcome, evaluate_checks
 from convbatch.results.wire_notes import is_history_cut, join_notes
 from convbatch.served_model import canonical_name, match_served
@@ -120,11 +121,8 @@ def load_pairs(runs: Sequence[str | Path | Run], *, reference: str | None = None
 
 def _claims(one: str | Path | Run) -> Iterator[_Claim]:
     run, target = (one, None) if isinstance(one, Run) else split_run_and_target(str(one))
-    if target is not None and target not in run.targets:
-        raise SetupError(f"run {run.name} has no target {target!r}", hint=did_you_mean(target, run.targets))
-    for each in run.manifest.targets:
-        if target is None or each.name == target:
-            yield _Claim(run=run, target=each, explicit=target is not None)
+    for each in run.manifest.targets if target is None else (named_target(run, target),):
+        yield _Claim(run=run, target=each, explicit=target is not None)
 
 
 def _by_model(claims: Sequence[_Claim]) -> dict[str, list[_Claim]]:

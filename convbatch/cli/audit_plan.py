@@ -15,7 +15,7 @@ from convbatch.comparison.inputs import split_run_and_target
 from convbatch.config.loader import load_config
 from convbatch.config.targets import resolve_targets
 from convbatch.console.text import log_note
-from convbatch.dialogue import Settings
+from convbatch.dialogue import NO_VARIANT, Settings
 from convbatch.errors import ConvbatchError
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.run_folder import RunFolder, shell_quote
@@ -50,7 +50,7 @@ def run_plan(plan: PlanRequest, judged: JudgedWith) -> tuple[ExitCode, list[str]
 
 def _options(plan: PlanRequest, judged: JudgedWith) -> RunOptions:
     """Return the run: with the temperatures that all of its targets take."""
-    targets = resolve_targets(plan.models, plan.gateways, load_config(judged.config))
+    targets = resolve_targets(plan.models, plan.gateways, load_config(judged.config), variants=(NO_VARIANT,))
     without_zero, without_any = _refusing(targets, 0.0), _refusing(targets, 1.0)
     if without_any:
         log_note(f"note: no temperature at {', '.join(without_any)}: every target is asked without one")
@@ -66,6 +66,7 @@ def _options(plan: PlanRequest, judged: JudgedWith) -> RunOptions:
         ),
         models=plan.models,
         gateways=plan.gateways,
+        variants=(NO_VARIANT,),
         config=judged.config,
         env_file=plan.env_file,
         repeats=plan.repeats or REPEATS,

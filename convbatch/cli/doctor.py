@@ -19,7 +19,7 @@ from convbatch.config.loader import load_config, presets
 from convbatch.config.targets import resolve_targets
 from convbatch.console.text import printable, printable_lines
 from convbatch.dataset.reader import count_of
-from convbatch.dialogue import Message, Settings, effective_settings, text_part
+from convbatch.dialogue import NO_VARIANT, Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.redaction import redact
@@ -49,7 +49,9 @@ def run_doctor(options: DoctorOptions) -> ExitCode:
         return _check_config(options, loaded)
     targets: tuple[Target, ...] = ()
     if options.models:
-        named = resolve_targets(options.models, options.gateways, loaded, Overrides(attempt_timeout_s=60.0))
+        named = resolve_targets(
+            options.models, options.gateways, loaded, Overrides(attempt_timeout_s=60.0), (NO_VARIANT,)
+        )
         targets = tuple(one for target in named for one in target.asked_targets)
     wanted = {target.gateway.name: target.gateway for target in targets}
     if not targets:
@@ -73,7 +75,7 @@ def _load_credentials(options: DoctorOptions, loaded: Config, gateways: Iterable
 
 def _check_config(options: DoctorOptions, loaded: Config) -> ExitCode:
     """Print the keys that `[run] models` need, then those of the config's other gateways; nothing is sent."""
-    named = resolve_targets((), (), loaded) if loaded.run.models else ()
+    named = resolve_targets((), (), loaded, variants=(NO_VARIANT,)) if loaded.run.models else ()
     needed = tuple(one for target in named for one in target.asked_targets)
     own = [table.for_model(None) for name, table in loaded.gateways.items() if presets().get(name) != table]
     credentials = _load_credentials(options, loaded, (*own, *(target.gateway for target in needed)))

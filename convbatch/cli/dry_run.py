@@ -214,7 +214,7 @@ def forecast_targets(plan: DryRun) -> list[Forecast]:
                 command_line=plan.rules.command_line,
                 reusable=reusable(target),
             )
-            estimate = estimator.all_of(dialogue for _, dialogue in read_copy(plan.dataset))
+            estimate = estimator.all_of(target.asked(dialogue) for _, dialogue in read_copy(plan.dataset))
             found.append(Forecast(target=target, recorded=recorded, estimate=estimate, source=profile.source))
     return found
 

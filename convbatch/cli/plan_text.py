@@ -103,6 +103,8 @@ def unused_judge_lines(result: SessionResult) -> list[str]:
 def _target_line(target: Target, session: Planned) -> str:
     gateway = target.gateway
     parts = ["SIMULATED" if target.simulated else f"{gateway.protocol} at {gateway.base_url}"]
+    if target.variant is not None:
+        parts.append(f"with its own {', '.join(target.variant.changes)}")
     if target.members:
         parts.append(f"a pool of {', '.join(member.name for member in target.members)}")
     parts.append(f"up to {max_in_flight(gateway.limits, session.rules.concurrency)} in flight")

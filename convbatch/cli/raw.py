@@ -24,6 +24,7 @@ from convbatch.journal.records import kept_body
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, WireRequest
 from convbatch.redaction import Redactor, redact
+from convbatch.results.target_names import named_target
 from convbatch.system import RealClock
 
 if TYPE_CHECKING:
@@ -53,17 +54,16 @@ def print_raw(run: Run, dialogue_id: str, turn: int, *, target: str | None = Non
     manifest = run.manifest
     if not 1 <= turn <= len(dialogue.turns):
         raise SetupError(f"no turn {turn} in {dialogue_id!r}", hint=f"its turns are 1 to {len(dialogue.turns)}")
-    names = [one.name for one in manifest.targets]
-    if target is not None and target not in names:
-        raise SetupError(f"no target {target!r} in this run", hint=did_you_mean(target, names))
+    only = None if target is None else named_target(run, target)
     from convbatch.config.gateways import target_from_manifest
 
     with Archive(run.folder) as past:
         for recorded in manifest.targets:
-            if target in (None, recorded.name):
+            if only in (None, recorded):
                 for repeat in range(1, manifest.repeats + 1):
+                    asked = target_from_manifest(recorded)
                     conversation = Conversation(
-                        dialogue=dialogue, index=index, target=target_from_manifest(recorded), repeat=repeat
+                        dialogue=asked.asked(dialogue), index=index, target=asked, repeat=repeat
                     )
                     for line in _conversation_lines(conversation, turn, manifest, past):
                         print(printable_lines(redact(line)))  # noqa: T201  # the command's output

@@ -15,10 +15,11 @@ from convbatch.console import tables
 from convbatch.console.pictures import picture_protocol, picture_text
 from convbatch.dataset.snapshot import read_copy
 from convbatch.dialogue import Dialogue
-from convbatch.errors import SetupError, did_you_mean
+from convbatch.errors import SetupError
 from convbatch.journal.media_store import read_media
 from convbatch.results.filters import Filters, Matcher
 from convbatch.results.run import Run, load
+from convbatch.results.target_names import target_in
 from convbatch.results.transcripts import (
     TranscriptColumn,
     TranscriptVerdict,
@@ -84,9 +85,7 @@ def print_transcript(
     Raises:
         SetupError: No such dialogue or target in these runs.
     """
-    known = list(dict.fromkeys(name for run in runs for name in run.targets))
-    if target is not None and target not in known:
-        raise SetupError(f"no target {target!r} in this run", hint=did_you_mean(target, known))
+    only = None if target is None else target_in(runs, target)
     matcher = matcher or Matcher(Filters())
     console = tables.console(file)
     printed = 0
@@ -94,7 +93,7 @@ def print_transcript(
         chosen = [
             column
             for column in columns
-            if column.matches and target in (None, column.target) and (not failed or column.has_failed(matcher.filters))
+            if column.matches and only in (None, column.target) and (not failed or column.has_failed(matcher.filters))
         ]
         if chosen:
             _print_dialogue(console, dialogue, chosen)

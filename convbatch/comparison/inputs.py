@@ -17,8 +17,8 @@ import orjson
 
 from convbatch.checks.values import NEEDS_A_JUDGE
 from convbatch.comparison.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, SideRows
-from convbatch.dialogue import SETTING_NAMES, Settings
-from convbatch.errors import SetupError, did_you_mean
+from convbatch.dialogue import NO_VARIANT, SETTING_NAMES, Settings, Variant
+from convbatch.errors import SetupError
 from convbatch.journal.manifest import ManifestGateway
 from convbatch.journal.run_folder import find_run
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, check_currency, exact, rate_text
@@ -28,6 +28,7 @@ from convbatch.results.missing_verdicts import missing_verdicts
 from convbatch.results.parquet import read_rows
 from convbatch.results.run import RESULTS, Run, load
 from convbatch.results.served import served_counts, served_notes
+from convbatch.results.target_names import named_target
 from convbatch.results.wire_notes import is_history_cut
 from convbatch.served_model import canonical_name
 
@@ -242,9 +243,7 @@ def split_run_and_target(text: str) -> tuple[Run, str | None]:
 
 
 def _of_target(run: Run, target: str) -> SelectedRun:
-    if target not in run.targets:
-        raise SetupError(f"run {run.name} has no target {target!r}", hint=did_you_mean(target, run.targets))
-    return SelectedRun(run=run, targets=(target,))
+    return SelectedRun(run=run, targets=(named_target(run, target).name,))
 
 
 def _side(chosen: SelectedRun, conversion: _Conversion) -> SideRows:
@@ -475,6 +474,7 @@ def _other_differences(base: SelectedRun, candidate: SelectedRun) -> Iterator[st
         yield f"repeats: {first.manifest.repeats} against {second.manifest.repeats}; each side is averaged"
     for one, other in zip(sorted(base.targets), sorted(candidate.targets), strict=True):
         left_gateway, right_gateway = _gateway(first, one), _gateway(second, other)
+        yield from _differing_variants(_variant(first, one), _variant(second, other))
         yield from _differing("gateway ", left_gateway.settings, right_gateway.settings)
         yield from _differing_keys(left_gateway, right_gateway)
     if not _same_copy(first, second) and first.path != second.path:
@@ -495,6 +495,19 @@ def _other_differences(base: SelectedRun, candidate: SelectedRun) -> Iterator[st
 
 def _gateway(run: Run, target: str) -> ManifestGateway:
     return next(known.gateway for known in run.manifest.targets if known.name == target)
+
+
+def _variant(run: Run, target: str) -> Variant | None:
+    return next(known.variant for known in run.manifest.targets if known.name == target)
+
+
+def _differing_variants(base: Variant | None, candidate: Variant | None) -> Iterator[str]:
+    """Yield in what the dialogues are worded differently: that is what is compared, and no mismatch."""
+    first, second = (Variant(name=NO_VARIANT) if one is None else one for one in (base, candidate))
+    parts = [name for name in ("system", "prefix", "suffix") if getattr(first, name) != getattr(second, name)]
+    if parts:
+        yield f"variant {first.name} against {second.name}: another {' and '.join(parts)}"
+    yield from _differing("variant ", first.settings, second.settings)
 
 
 def _differing_keys(base: ManifestGateway, candidate: ManifestGateway) -> Iterator[str]:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from convbatch.config.pools import SIMULATOR_URL as SIMULATOR_URL
 from convbatch.config.pools import PoolTable, add_limits, pool_gateway
 from convbatch.config.usage_log_form import UsageLogForm
-from convbatch.dialogue import NO_SETTINGS, HistoryMode, Settings
+from convbatch.dialogue import NO_SETTINGS, Dialogue, HistoryMode, Settings, Variant
 from convbatch.errors import Place, SetupError
 from convbatch.journal.manifest import ManifestGateway, ManifestTarget
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable
@@ -152,18 +152,25 @@ class Target:
     """Of a pool, what its members have in common, without secrets (`pools.pool_gateway`)."""
     members: tuple[Gateway, ...] = ()
     """The gateways of a pool; empty without a pool."""
+    variant: Variant | None = None
+    """The wording of the dialogues; None = as they are."""
 
     @property
     def name(self) -> str:
-        """`model@gateway`."""
-        return f"{self.model}@{self.gateway.name}"
+        """`model@gateway`, or `model@gateway#variant`."""
+        place = f"{self.model}@{self.gateway.name}"
+        return place if self.variant is None else f"{place}#{self.variant.name}"
+
+    def asked(self, dialogue: Dialogue) -> Dialogue:
+        """Return a dialogue as this target is asked, in its variant."""
+        return dialogue if self.variant is None else self.variant.applied_to(dialogue)
 
     @property
     def asked_targets(self) -> tuple[Target, ...]:
         """The targets that get the requests: one for each member of a pool, else only this one."""
         if not self.members:
             return (self,)
-        return tuple(Target(model=self.model, gateway=member) for member in self.members)
+        return tuple(dataclasses.replace(self, gateway=member, members=()) for member in self.members)
 
     @property
     def quota_owner(self) -> tuple[str, str, str]:
@@ -247,6 +254,9 @@ class RunTable:
     models: tuple[str, ...] = ()
     model_places: tuple[Place, ...] = ()
     """The place of each entry of `models`."""
+    variants: tuple[str, ...] = ()
+    variant_places: tuple[Place, ...] = ()
+    """The place of each entry of `variants`."""
     repeats: int | None = None
     history: HistoryMode | None = None
     concurrency: int | None = None
@@ -278,6 +288,7 @@ class Config:
 
     gateways: Mapping[str, GatewayTable]
     pools: Mapping[str, PoolTable] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     run: RunTable = RunTable()
     judge: JudgeTable = JudgeTable()
     prices: tuple[PriceRow, ...] = ()
@@ -357,7 +368,7 @@ class Overrides:
         gateway, members = self.apply_to(target.gateway), tuple(map(self.apply_to, target.members))
         if members:
             gateway = dataclasses.replace(gateway, limits=add_limits([member.limits for member in members]))
-        return Target(model=target.model, gateway=gateway, members=members)
+        return dataclasses.replace(target, gateway=gateway, members=members)
 
     def apply_to(self, gateway: Gateway) -> Gateway:
         """Return the gateway with these options applied."""
@@ -487,6 +498,7 @@ def target_to_manifest(
         simulated=target.simulated,
         gateway=ManifestGateway.from_json(gateway_to_plain(target.gateway)),
         members=tuple(ManifestGateway.from_json(gateway_to_plain(member)) for member in target.members),
+        variant=target.variant,
         prices=prices,
         served_prices=served_prices or {},
     )
@@ -499,7 +511,7 @@ def target_from_manifest(target: ManifestTarget) -> Target:
         SetupError: It has a protocol or a gateway field that this version does not know.
     """
     gateway, *members = (_gateway_from_manifest(target.name, one) for one in (target.gateway, *target.members))
-    return Target(model=target.model, gateway=gateway, members=tuple(members))
+    return Target(model=target.model, gateway=gateway, members=tuple(members), variant=target.variant)
 
 
 def _gateway_from_manifest(target: str, gateway: ManifestGateway) -> Gateway:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from convbatch.config.gateways import Config, GatewayTable, JudgeTable, ModelTable, PriceRow, RunTable, merge_tables
+from convbatch.config.pool_tables import build_pool
 from convbatch.config.pools import PoolTable
 from convbatch.config.prices import build_exchange_rates, price_row
 from convbatch.config.toml_faults import toml_hint
@@ -32,12 +33,14 @@ from convbatch.config.validators import (
     POOL_KEYS,
     RULES,
     RUN_KEYS,
+    VARIANT_KEYS,
     InvalidValue,
     Validator,
     secret_holder,
 )
+from convbatch.config.variants import build_variant
 from convbatch.dataset.plain import is_plain_settings
-from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Settings
+from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Settings, Variant
 from convbatch.errors import InputError, Place, Problem, did_you_mean, nearest
 from convbatch.paths import expand_home
 from convbatch.redaction import display
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 CONFIG_NAME = "convbatch.toml"
+_TABLES = ("gateways", "pools", "variants", "run", "judge", "prices", "rates", "bills", "env_file")
 
 
 def load_config(explicit: Path | None = None, *, folder: Path = Path()) -> Config:
@@ -157,7 +161,10 @@ class _Reader:
         self._lines = TomlPositions(self._text)
         self._refuse_secrets(document)
         self._refuse_unknown(
-            document, (), ("gateways", "pools", "run", "judge", "prices", "rates", "bills", "env_file"), "the file"
+            document,
+            (),
+            ("gateways", "pools", "variants", "run", "judge", "prices", "rates", "bills", "env_file"),
+            "the file",
         )
         gateways = dict(known.gateways)
         for name, table in self._tables(document, ("gateways",)):
@@ -168,6 +175,7 @@ class _Reader:
         return Config(
             gateways=gateways,
             pools=pools,
+            variants=dict(self._variants(document)),
             run=self._run(document),
             judge=self._judge(document),
             prices=tuple(self._prices(document, gateways, pools)),
@@ -307,39 +315,35 @@ class _Reader:
             self._add((*path, "ca_file"), InvalidValue(f"ca_file cannot be read: {error.strerror}", hint, found=given))
         return str(file)
 
-    # -- pools
+    # -- pools and variants
 
     def _pools(
         self, document: Mapping[str, Any], gateways: Mapping[str, GatewayTable]
     ) -> Iterator[tuple[str, PoolTable]]:
+        known = frozenset(gateways), frozenset(name for name, _ in self._tables(document, ("pools",)))
         for name, table in self._tables(document, ("pools",)):
             path = ("pools", name)
             own = self._checked(table, path, POOL_KEYS, also=())
-            if not GATEWAY_NAME.fullmatch(name):
-                self._add(path, InvalidValue(f"{name!r} cannot be a pool's name", "use letters, digits, dots, - and _"))
-            elif name in gateways:
-                self._add(
-                    path, InvalidValue(f"{name!r} is the name of a gateway, too", "give the pool a name of its own")
-                )
-            elif "gateways" not in table:
-                hint = 'write gateways = ["NAME", "OTHER"]'
-                self._add(path, InvalidValue(f"the pool {name!r} has no gateways", hint))
-            elif self._are_gateways(own.get("gateways", ()), path, gateways, document.get("pools", {})):
-                yield name, PoolTable(name=name, gateways=own["gateways"], place=self._place((*path, "gateways")))
+            place = self._place((*path, "gateways"))
+            for found in build_pool(name, own, *known, place=place, written=tuple(table)):
+                if isinstance(found, PoolTable):
+                    yield name, found
+                else:
+                    key, member, invalid = found
+                    self._add((*path, key) if key else path, invalid, containing=member)
 
-    def _are_gateways(
-        self, names: Sequence[str], path: KeyPath, gateways: Mapping[str, GatewayTable], pools: Mapping[str, Any]
-    ) -> bool:
-        """Whether all members of a pool are gateways; reports those that are not."""
-        unknown = [name for name in names if name not in gateways]
-        for name in unknown:
-            is_pool = name in pools
-            what = f"{name!r} is a pool, and a pool has gateways" if is_pool else f"unknown gateway {name!r}"
-            hint = "name its gateways one by one" if is_pool else did_you_mean(name, gateways)
-            problem = InvalidValue(f"{what} in {_dotted(path)}", hint)
-            place = self._place((*path, "gateways"), containing=name)
-            self.problems.append(Problem(what=problem.what, place=place, hint=problem.hint))
-        return bool(names) and not unknown
+    def _variants(self, document: Mapping[str, Any]) -> Iterator[tuple[str, Variant]]:
+        for name, table in self._tables(document, ("variants",)):
+            path = ("variants", name)
+            before = len(self.problems)
+            own = self._checked(table, path, VARIANT_KEYS, also=("settings",))
+            settings = self._settings(table, path)
+            is_sound = len(self.problems) == before
+            for found in build_variant(name, own, settings, folder=self._path.parent, written=tuple(table)):
+                if not isinstance(found, Variant):
+                    self._add((*path, found[0]) if found[0] else path, found[1])
+                elif is_sound:
+                    yield name, found
 
     # -- prices
 
@@ -399,7 +403,10 @@ class _Reader:
         table = cast(dict[str, Any], table)
         values = self._checked(table, ("run",), RUN_KEYS, also=("settings",))
         places = tuple(self._place(("run", "models"), containing=model) for model in values.get("models", ()))
-        return RunTable(**values, model_places=places, settings=self._settings(table, ("run",)))
+        variant_places = tuple(self._place(("run", "variants"), containing=name) for name in values.get("variants", ()))
+        return RunTable(
+            **values, model_places=places, variant_places=variant_places, settings=self._settings(table, ("run",))
+        )
 
     def _settings(self, table: Mapping[str, Any], above: KeyPath) -> Settings:
         path = (*above, "settings")
@@ -518,8 +525,8 @@ class _Reader:
 
     # -- places
 
-    def _add(self, path: KeyPath, invalid: InvalidValue) -> None:
-        place = self._place(path)
+    def _add(self, path: KeyPath, invalid: InvalidValue, *, containing: str | None = None) -> None:
+        place = self._place(path, containing=containing)
         self.problems.append(Problem(what=invalid.what, place=place, found=invalid.found, hint=invalid.hint))
 
     def _place(self, path: KeyPath, *, containing: str | None = None) -> Place:
@@ -535,6 +542,8 @@ def _unclosed(what: str) -> str | None:
 
 def _settings_table(path: KeyPath) -> str:
     """Return the name of the table that holds the settings of what a table configures."""
+    if path[:1] == ("variants",):
+        return _dotted((*path, "settings"))
     if path[:1] != ("gateways",):
         return "run.settings"
     return _dotted(path) + (".settings" if len(path) > 3 else '.models."*".settings')

@@ -8,10 +8,12 @@ import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from convbatch import strict_json
 from convbatch.config.gateways import NO_OVERRIDES, Config, Overrides, Target
+from convbatch.dialogue import NO_VARIANT
 from convbatch.errors import Place, SetupError, did_you_mean, nearest
 from convbatch.redaction import display, looks_like_key
 
@@ -19,12 +21,19 @@ SIMULATED_MODELS = ("sim-good@simulator", "sim-drift@simulator")
 
 
 def resolve_targets(
-    models: Sequence[str], gateways: Sequence[str], config: Config, overrides: Overrides = NO_OVERRIDES
+    models: Sequence[str],
+    gateways: Sequence[str],
+    config: Config,
+    overrides: Overrides = NO_OVERRIDES,
+    variants: Sequence[str] = (),
 ) -> tuple[Target, ...]:
-    """Resolve `-m`, `-g` and the config to targets, in the given order (for each model, each gateway).
+    """Resolve `-m`, `-g`, `--variant` and the config to targets, in the given order.
+
+    That is: for each model each gateway, and at each of them each variant.
 
     Raises:
-        SetupError: An unknown or unused gateway, a model without one, a duplicate target, or no target.
+        SetupError: An unknown or unused gateway, a model without one, an unknown variant, a duplicate target, or no
+            target.
     """
     for gateway in gateways:
         if gateway not in config.places:
@@ -40,10 +49,68 @@ def resolve_targets(
             hint=f"add -m MODEL (`convbatch doctor -g {gateways[0]}` lists the models of a gateway)",
         )
     else:
-        named = [(pair, None) for text in models for pair in _expand_model(text, gateways, config)]
-        _refuse_unused(gateways, [gateway for (_, gateway), _ in named], models)
-    _refuse_duplicates(named)
-    return tuple(config.target(model, gateway, overrides) for (model, gateway), _ in named)
+        split = [_split_variant(text, config) for text in models]
+        named = [
+            _Named(model, gateway, variant)
+            for text, variant in split
+            for model, gateway in _expand_model(text, gateways, config)
+        ]
+        _refuse_unused(gateways, [one.gateway for one in named], models)
+    wordings = _variants(variants, config)
+    asked = [
+        one._replace(variant=wording)
+        for one in named
+        for wording in (wordings if one.variant is None else (one.variant,))
+    ]
+    _refuse_duplicates(asked)
+    return tuple(
+        replace(config.target(one.model, one.gateway, overrides), variant=config.variants.get(one.variant or ""))
+        for one in asked
+    )
+
+
+class _Named(NamedTuple):
+    """A target as it is named; the place is that in the config."""
+
+    model: str
+    gateway: str
+    variant: str | None = None
+    """None: every variant of the run."""
+    place: Place | None = None
+
+    def __str__(self) -> str:
+        wording = "" if self.variant in (None, NO_VARIANT) else f"#{self.variant}"
+        return f"{self.model}@{self.gateway}{wording}"
+
+
+def _split_variant(text: str, config: Config) -> tuple[str, str | None]:
+    """Split `model@gateway#variant` at the last `#` if a known variant follows a known gateway; else (text, None)."""
+    target, mark, variant = text.rpartition("#")
+    is_target = bool(mark) and variant in config.variants and split_target(target, config.places)[1] is not None
+    return (target, variant) if is_target else (text, None)
+
+
+def _variants(names: Sequence[str], config: Config) -> Sequence[str]:
+    """Return the names of `--variant`, else of `[run] variants`, else that of the dialogues as they are."""
+    places: Sequence[Place | None] = [None] * len(names)
+    if not names:
+        names, places = config.run.variants, config.run.variant_places
+    for name, place in zip(names, places, strict=True):
+        if name != NO_VARIANT and name not in config.variants:
+            raise _unknown_variant(name, config, place)
+        if names.count(name) > 1:
+            raise SetupError(f"the variant {name} is given {names.count(name)} times", place=place, hint="name it once")
+    return names or (NO_VARIANT,)
+
+
+def _unknown_variant(name: str, config: Config, place: Place | None) -> SetupError:
+    if (several := _several(name)) is not None:
+        again = " ".join(f"--variant {one}" for one in several)
+        return SetupError(f"--variant takes one variant, not {name!r}", place=place, hint=f"repeat it: {again}")
+    known = did_you_mean(name, (*config.variants, NO_VARIANT))
+    table = f'a [variants.{name}] table in {config.path or "convbatch.toml"}, e.g. system_file = "prompts/{name}.md"'
+    hint = f"{known}; one of your own is {table}" if re.fullmatch(r"[\w.-]+", name) else known
+    return SetupError(f"unknown variant {name!r}", place=place, hint=hint)
 
 
 _Pair = tuple[str, str]
@@ -68,23 +135,24 @@ def resolve_judge(text: str, config: Config, overrides: Overrides) -> Target:
     return config.target(_model_name(model, text, None), gateway, overrides)
 
 
-def _configured_models(config: Config) -> list[tuple[_Pair, Place | None]]:
+def _configured_models(config: Config) -> list[_Named]:
     if config.path is None:
         simulated = [split_target(name, config.places) for name in SIMULATED_MODELS]
-        return [((model, gateway or "simulator"), None) for model, gateway in simulated]
+        return [_Named(model, gateway or "simulator") for model, gateway in simulated]
     if not config.run.models:
         raise SetupError(
             f"{config.path}: no models to ask: [run] has no `models`, and there is no -m",
             hint='write models = ["MODEL@GATEWAY"] under [run], or add -m MODEL@GATEWAY '
             f"(-m {SIMULATED_MODELS[0]} asks the built-in simulator)",
         )
-    named: list[tuple[_Pair, Place | None]] = []
+    named: list[_Named] = []
     for text, place in zip(config.run.models, config.run.model_places, strict=True):
         _refuse_several(text, place)
-        model, gateway = split_target(text, config.places)
+        target, variant = _split_variant(text, config)
+        model, gateway = split_target(target, config.places)
         if gateway is None:
-            raise _no_gateway(text, config, place=place)
-        named.append(((_model_name(model, text, place), gateway), place))
+            raise _no_gateway(target, config, place=place)
+        named.append(_Named(_model_name(model, target, place), gateway, variant, place))
     return named
 
 
@@ -230,13 +298,13 @@ def _refuse_unused(gateways: Sequence[str], used: Sequence[str], models: Sequenc
             )
 
 
-def _refuse_duplicates(named: Sequence[tuple[_Pair, Place | None]]) -> None:
-    counts = Counter(pair for pair, _ in named)
-    for pair, place in reversed(named):
-        if counts[pair] > 1:
+def _refuse_duplicates(named: Sequence[_Named]) -> None:
+    counts = Counter(map(str, named))
+    for one in reversed(named):
+        if (count := counts[str(one)]) > 1:
             raise SetupError(
-                f"the target {pair[0]}@{pair[1]} is given {counts[pair]} times",
-                place=place,
+                f"the target {one} is given {count} times",
+                place=one.place,
                 hint="name each target once; --repeats N asks the same target N times",
             )
 

@@ -389,6 +389,20 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     return tuple(cast(list[str], items))
 
 
+def _wording(key: str, value: Any) -> str:
+    """Validate a text that may have several lines, and may be empty."""
+    if not isinstance(value, str):
+        raise InvalidValue(f"{key} must be a text", f'write {key} = "..."', found=value)
+    return value
+
+
+def _variant_names(key: str, value: Any) -> tuple[str, ...]:
+    items = cast(list[Any], value) if isinstance(value, list) else None
+    if items is None or not all(isinstance(item, str) and item.strip() for item in items):
+        raise InvalidValue(f"{key} must be a list of names", f'write {key} = ["none", "terse"]', found=value)
+    return tuple(cast(list[str], items))
+
+
 def _members(key: str, value: Any) -> tuple[str, ...]:
     """Validate the gateways of a pool: at least two, none of them twice."""
     items = cast(list[Any], value) if isinstance(value, list) else None
@@ -506,12 +520,19 @@ GATEWAY_KEYS: Mapping[str, tuple[str, Validator]] = {
 }
 RUN_KEYS: Mapping[str, tuple[str, Validator]] = {
     "models": ("models", _names),
+    "variants": ("variants", _variant_names),
     "repeats": ("repeats", _count),
     "history": ("history", _one_of(HISTORIES)),
     "concurrency": ("concurrency", _count),
     "max_attempts": ("max_attempts", _count),
     "attempt_timeout": ("attempt_timeout_s", _seconds),
     "max_cost": ("max_cost", _budget),
+}
+VARIANT_KEYS: Mapping[str, tuple[str, Validator]] = {
+    "system": ("system", _wording),
+    "system_file": ("system_file", _text),
+    "prefix": ("prefix", _wording),
+    "suffix": ("suffix", _wording),
 }
 POOL_KEYS: Mapping[str, tuple[str, Validator]] = {"gateways": ("gateways", _members)}
 JUDGE_KEYS: Mapping[str, tuple[str, Validator]] = {"max_output_tokens": ("max_output_tokens", _count)}

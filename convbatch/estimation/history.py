@@ -186,7 +186,7 @@ def _observed_turns(folder: RunFolder, target: str) -> Iterator[ObservedTurn]:
             for repeat in range(1, manifest.repeats + 1):
                 turns = archive.transcript(index, target, repeat).turns
                 if turns:
-                    yield from _observed_in(dialogue, turns, manifest, recorded)
+                    yield from _observed_in(recorded.asked(dialogue), turns, manifest, recorded)
 
 
 def stratified(dialogues: Iterable[tuple[int, Dialogue]], share: float) -> Iterator[tuple[int, Dialogue]]:

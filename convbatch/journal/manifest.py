@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Self, TypeVar
 
-from convbatch.dialogue import MAX_REPEATS, NO_SETTINGS, SETTING_NAMES, HistoryMode, Settings
+from convbatch.dialogue import MAX_REPEATS, NO_SETTINGS, SETTING_NAMES, Dialogue, HistoryMode, Settings, Variant
 from convbatch.errors import Place, SetupError
 from convbatch.journal.records import JournalEnd
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable, is_exchange_rates, is_price_table
@@ -95,6 +95,8 @@ class ManifestTarget:
     gateway: ManifestGateway
     members: tuple[ManifestGateway, ...] = ()
     """The gateways of a pool."""
+    variant: Variant | None = None
+    """The wording of the dialogues."""
     prices: PriceTable | None = None
     """None where no price was known."""
     served_prices: Mapping[str, PriceTable | None] = field(default_factory=dict[str, PriceTable | None])
@@ -117,6 +119,7 @@ class ManifestTarget:
             simulated=fields.required("simulated", _FLAG),
             gateway=fields.nested("gateway", ManifestGateway.from_json),
             members=fields.each("members", ManifestGateway.from_json),
+            variant=fields.optional_nested("variant", _variant),
             prices=None if prices is None else PriceTable.from_plain(prices),
             served_prices={
                 name: PriceTable.from_plain(table)
@@ -133,10 +136,15 @@ class ManifestTarget:
             "simulated": self.simulated,
             "gateway": self.gateway.to_json(),
             **({"members": [member.to_json() for member in self.members]} if self.members else {}),
+            **({} if self.variant is None else {"variant": self.variant.to_plain()}),
             "prices": None if self.prices is None else self.prices.to_plain(),
             **self._served_prices_to_json(),
             **self.other,
         }
+
+    def asked(self, dialogue: Dialogue) -> Dialogue:
+        """Return a dialogue as this target is asked, in its variant."""
+        return dialogue if self.variant is None else self.variant.applied_to(dialogue)
 
     def _served_prices_to_json(self) -> dict[str, Any]:
         plain = {name: table.to_plain() for name, table in self.served_prices.items() if table is not None}
@@ -554,6 +562,17 @@ class _Fields:
 def _journal_end(plain: Any) -> JournalEnd:
     fields = _Fields(plain)
     return JournalEnd(seq=fields.required("seq", _COUNT), crc=fields.required("crc", _COUNT))
+
+
+def _variant(plain: Any) -> Variant:
+    fields = _Fields(plain)
+    fields.required("name", _TEXT)
+    for name in ("system", "prefix", "suffix"):
+        fields.optional(name, _TEXT)
+    _settings(fields.optional("settings", _OBJECT, {}), "settings")
+    if unknown := fields.rest():
+        raise _WrongField("", f"holds {_excerpt(min(unknown))}, which this version does not know")
+    return Variant.from_plain(plain)
 
 
 def _settings(plain: Any, path: str) -> Settings:

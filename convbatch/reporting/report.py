@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-KEYS = ("model", "gateway", "target", "tag", "dialogue", "turn", "repeat")
+KEYS = ("model", "gateway", "variant", "target", "tag", "dialogue", "turn", "repeat")
 """The keys of `--by`."""
 DEFAULT_BY = ("target",)
 
@@ -409,9 +409,10 @@ def _groups_of(turn: CountedTurn, keys: Sequence[str]) -> Iterator[tuple[Any, ..
 
 def _ranks(run: Run, keys: Sequence[str], groups: Iterable[tuple[Any, ...]]) -> list[dict[Any, int]]:
     """Return the sort order of the values of each key: targets as given, dialogues as in the dataset, others sorted."""
-    asked: dict[str, list[str]] = {
+    asked: dict[str, Sequence[str | None]] = {
         "target": list(run.targets),
         "model": [target.model for target in run.manifest.targets],
+        "variant": [None if t.variant is None else t.variant.name for t in run.manifest.targets],
         "gateway": ["simulator" if t.simulated else t.gateway.name for t in run.manifest.targets],
     }
     ranks: list[dict[Any, int]] = []

@@ -32,6 +32,7 @@ class CountedTurn(NamedTuple):
     dialogue: str
     model: str
     gateway: str
+    variant: str | None
     tags: list[str]
     status: str
     finish_reason: str | None

@@ -80,6 +80,7 @@ _ID: tuple[Column, ...] = (
     Column("model", "string", "the requested model", lambda r: r.id.model),
     Column("gateway", "string", "the gateway of the target; `simulator` on every simulated row",
         lambda r: r.id.gateway),
+    Column("variant", "string", "the variant of the dialogues; null without one", lambda r: r.id.variant),
     Column("repeat", "Int64", "from 1", lambda r: r.id.repeat),
 )  # fmt: skip
 _TURN = Column("turn", "Int64", "from 1; turns that are only context count, but have no row", lambda r: r.turn)

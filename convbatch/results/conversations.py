@@ -30,6 +30,7 @@ class ConversationId(NamedTuple):
     target: str
     model: str
     gateway: str
+    variant: str | None
     repeat: int
 
 
@@ -80,12 +81,14 @@ class StoredDialogues:
         judge = manifest.current_judge
         for target, gateway in self._targets:
             name = target.name
+            variant = None if target.variant is None else target.variant.name
+            asked_dialogue = target.asked(dialogue)
             for repeat in range(1, manifest.repeats + 1):
                 turns = found[name, repeat].turns if (name, repeat) in found else {}
                 asked = {n: turns.get(n) or TurnHistory(turn=n) for n in dialogue.asked(manifest.history)}
                 judge_calls = archive.judge_calls(index, name, repeat) if archive.has_judge_calls else []
                 result = ConversationResult(
-                    dialogue=judged_by,
+                    dialogue=target.asked(judged_by),
                     target=name,
                     repeat=repeat,
                     turns=asked,
@@ -96,8 +99,8 @@ class StoredDialogues:
                         (one.turn, one.question): one for one in judge_calls if judge and one.judge == judge.name
                     },
                 )
-                key = ConversationId(self._run, dialogue.id, index, name, target.model, gateway, repeat)
-                yield StoredConversation(dialogue, target, key, turns, asked, tuple(judge_calls), result)
+                key = ConversationId(self._run, dialogue.id, index, name, target.model, gateway, variant, repeat)
+                yield StoredConversation(asked_dialogue, target, key, turns, asked, tuple(judge_calls), result)
 
 
 def judges_by_name(manifest: Manifest, archive: Archive) -> dict[str, ManifestTarget]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from convbatch.config.gateways import Target
 from convbatch.dataset.reader import count_of
-from convbatch.dialogue import Settings, effective_settings
+from convbatch.dialogue import Dialogue, Settings, effective_settings
 from convbatch.engine.plan import max_output_bound
 from convbatch.errors import SetupError
 from convbatch.journal.manifest import Manifest, ManifestTarget
@@ -126,21 +126,12 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
     unlimited = 0
     places: list[str] = []
     for _, dialogue in read_copy(copy):
+        scripts = [(target, target.asked(dialogue)) for target in targets]
         for number, turn in enumerate(dialogue.turns, 1):
             bare = [
                 target.name
-                for target in targets
-                if turn.ask
-                and max_output_bound(
-                    effective_settings(
-                        command_line=command_line,
-                        turn=turn.settings,
-                        dialogue=dialogue.settings,
-                        target=target.gateway.settings,
-                        unset=target.gateway.unset,
-                    )
-                )
-                is None
+                for target, script in scripts
+                if turn.ask and _output_bound(target, script, number, command_line) is None
             ]
             unlimited += len(bare)
             if len(places) < SHOWN:
@@ -155,6 +146,17 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
             if never is None
             else _unset_hint(never),
         )
+
+
+def _output_bound(target: Target, dialogue: Dialogue, turn: int, command_line: Settings) -> int | None:
+    settings = effective_settings(
+        command_line=command_line,
+        turn=dialogue.turns[turn - 1].settings,
+        dialogue=dialogue.settings,
+        target=target.gateway.settings,
+        unset=target.gateway.unset,
+    )
+    return max_output_bound(settings)
 
 
 def _refuse_unlimited_judge(judge: ManifestTarget) -> None:

@@ -40,7 +40,7 @@ def refuse_needed_unset(config: Config, targets: Sequence[Target], rules: RunRul
     found: dict[tuple[str, str], Problem] = {}
     for _, dialogue in read_copy(copy):
         for target in concerned:
-            for name, why in _needs(target, dialogue, rules):
+            for name, why in _needs(target, target.asked(dialogue), rules):
                 if (target.name, name) not in found:
                     what = f"unset of {name!r} at {target.name}: {why}"
                     place = place_of_model_key(config, target.gateway.name, target.model, "unset")

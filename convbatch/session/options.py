@@ -94,6 +94,15 @@ class TargetOptions:
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class VariantOptions:
+    """Which wordings of the dialogues every target is asked."""
+
+    variants: tuple[str, ...] = option(
+        "--variant", default=(), help="Ask every target this [variants.NAME]; none = as written.", panel=REQUEST
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ConfigOptions:
     """Where the configuration is."""
 
@@ -299,6 +308,7 @@ class RunOptions(
     DialogueOptions,
     KeyOptions,
     ConfigOptions,
+    VariantOptions,
     TargetOptions,
 ):
     """Options of `convbatch run`."""

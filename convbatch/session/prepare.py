@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -183,13 +183,14 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
         stream=options.stream,
         unset=options.unset,
     )
-    targets = resolve_targets(options.models, options.gateways, config, overrides)
+    targets = resolve_targets(options.models, options.gateways, config, overrides, options.variants)
     judge = None
     if options.judge is not None:
         judge = judge_target(options.judge, config, NO_OVERRIDES, options.judge_max_output_tokens)
     gateways = asked_gateways((*targets, *([] if judge is None else [judge])))
     credentials = Credentials.load(gateways, env_file=options.env_file, configured=config.env_file)
     command_line = _command_line(options)
+    _refuse_overridden_variants(targets, command_line)
     rules = RunRules(
         history=_parse_history(options.history or config.run.history or "live"),
         repeats=options.repeats or config.run.repeats or 1,
@@ -388,6 +389,22 @@ def _command_line(options: RunOptions) -> Settings:
         reasoning_effort=options.reasoning_effort,
         extra=extra or None,
     )
+
+
+def _refuse_overridden_variants(targets: Iterable[Target], command_line: Settings) -> None:
+    """Refuse a setting of the command line that a variant sets, too: the variants would be alike in it.
+
+    Raises:
+        SetupError: There is one.
+    """
+    given = command_line.to_plain().keys() - {"extra"}
+    for variant in (target.variant for target in targets if target.variant is not None):
+        if both := sorted(given & variant.settings.to_plain().keys()):
+            option = f"--{both[0].replace('_', '-')}"
+            raise SetupError(
+                f"{option} overrides {both[0]} of the variant {variant.name!r}",
+                hint=f"drop {option}, or remove {both[0]} from [variants.{variant.name}.settings]",
+            )
 
 
 _SETTINGS = ("temperature", "max_output_tokens", "seed", "thinking_budget", "reasoning_effort")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from convbatch.config.credentials import Credentials
     from convbatch.config.gateways import Target
+    from convbatch.dialogue import Dialogue
     from convbatch.engine.conversation import Past
     from convbatch.engine.plan import Conversation
     from convbatch.engine.runner import RunRules
@@ -77,9 +78,12 @@ class ModelWork:
         from convbatch.dataset.snapshot import read_copy
         from convbatch.engine.plan import conversations, conversations_in_rounds
 
+        def read() -> Iterator[tuple[int, Dialogue]]:
+            return ((index, target.asked(dialogue)) for index, dialogue in read_copy(spec.folder.dataset))
+
         if spec.rules.in_rounds:
-            return conversations_in_rounds(lambda: read_copy(spec.folder.dataset), target, spec.rules.repeats)
-        return conversations(read_copy(spec.folder.dataset), target, spec.rules.repeats)
+            return conversations_in_rounds(read, target, spec.rules.repeats)
+        return conversations(read(), target, spec.rules.repeats)
 
     def count_rows(self, spec: SessionSpec, past: Archive | None) -> int:
         """Return the count that was taken when the run was planned."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from convbatch.config.gateways import Target
-from convbatch.dialogue import Message, Settings, effective_settings, text_part
+from convbatch.dialogue import NO_SETTINGS, Message, Settings, effective_settings, text_part
 from convbatch.errors import ConvbatchError, InputError, Problem, SetupError
 from convbatch.protocols import PROTOCOLS
 from convbatch.protocols.wire import Ask, CannotCarry, encode_json
@@ -96,7 +96,12 @@ def is_refused(targets: Iterable[Target], command_line: Settings) -> bool:
 
 def _check_target(refusals: _Refusals, target: Target, command_line: Settings) -> bool:
     gateway = target.gateway
-    settings = effective_settings(command_line=command_line, target=gateway.settings, unset=gateway.unset)
+    settings = effective_settings(
+        command_line=command_line,
+        dialogue=NO_SETTINGS if target.variant is None else target.variant.settings,
+        target=gateway.settings,
+        unset=gateway.unset,
+    )
     return refusals.check(target, settings, "")
 
 
@@ -126,12 +131,13 @@ def _check_dialogues(refusals: _Refusals, copy: Path, targets: Sequence[Target],
     from convbatch.dataset.snapshot import read_copy
 
     for _, dialogue in chain(read_copy(copy, with_key="settings"), read_copy(copy, with_key="tools")):
-        for number, turn in enumerate(dialogue.turns, 1):
-            for target in targets:
+        scripts = [(target, target.asked(dialogue)) for target in targets]
+        for number in range(1, len(dialogue.turns) + 1):
+            for target, script in scripts:
                 settings = effective_settings(
                     command_line=command_line,
-                    turn=turn.settings,
-                    dialogue=dialogue.settings,
+                    turn=script.turns[number - 1].settings,
+                    dialogue=script.settings,
                     target=target.gateway.settings,
                     unset=target.gateway.unset,
                 )

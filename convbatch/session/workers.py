@@ -276,14 +276,19 @@ def _named(show: Callable[[str], None], name: str) -> Callable[[str], None]:
 async def _embedded_simulator(spec: SessionSpec, stack: AsyncExitStack) -> str | None:
     if not any(one.simulated for target in spec.targets for one in target.asked_targets):
         return None
+    from convbatch.dataset.snapshot import read_copy
     from convbatch.simulator.ledger import Ledger
     from convbatch.simulator.provider import Provider
     from convbatch.simulator.replies import Script
     from convbatch.simulator.server import Server
 
+    script = Script.load(spec.folder.dataset)
+    for variant in {target.variant.name: target.variant for target in spec.targets if target.variant}.values():
+        for _, dialogue in read_copy(spec.folder.dataset):
+            script.learn(variant.applied_to(dialogue).to_plain())
     provider = Provider(
         seed=0 if spec.manifest.simulator is None else spec.manifest.simulator.seed,
-        script=Script.load(spec.folder.dataset),
+        script=script,
         ledger=Ledger(history=False, keep=False),
     )
     server = await stack.enter_async_context(Server(provider))

@@ -902,11 +902,11 @@ def test_an_example_sends_requests_to_the_gateways_url(file: str, gateway: str, 
 def test_the_examples_together_show_every_key() -> None:
     from convbatch.config.prices import ROW_KEYS
     from convbatch.config.usage_logs import USAGE_LOG_KEYS
-    from convbatch.config.validators import GATEWAY_KEYS, POOL_KEYS, RUN_KEYS
+    from convbatch.config.validators import GATEWAY_KEYS, POOL_KEYS, RUN_KEYS, VARIANT_KEYS
 
     text = (CONFIGS / "every-key.toml").read_text(encoding="utf-8")
     shown = {line.lstrip("# ").partition(" =")[0] for line in text.splitlines()}
-    assert shown >= {*GATEWAY_KEYS, *POOL_KEYS, *RUN_KEYS, *ROW_KEYS, *USAGE_LOG_KEYS}
+    assert shown >= {*GATEWAY_KEYS, *POOL_KEYS, *VARIANT_KEYS, *RUN_KEYS, *ROW_KEYS, *USAGE_LOG_KEYS}
 
 
 def test_config_is_imported_without_the_heavy_libraries() -> None:

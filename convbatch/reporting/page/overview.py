@@ -223,10 +223,12 @@ def _options(manifest: Manifest) -> str:
 
 
 def _target_facts(target: ManifestTarget) -> str:
+    worded = {} if target.variant is None else target.variant.to_plain()
+    variant = [f"variant {_json(worded)}"] if worded else []
     if target.simulated:
-        return "built-in simulator"
+        return "; ".join(["built-in simulator", *variant])
     gateway = target.gateway
-    parts = [f"{gateway.protocol} at {gateway.base_url}"]
+    parts = [f"{gateway.protocol} at {gateway.base_url}", *variant]
     if settings := gateway.settings.to_plain():
         parts.append(f"settings {_json(settings)}")
     if target.prices is None:
