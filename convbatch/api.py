@@ -63,6 +63,7 @@ def _run_options(
     tags: Names = (),
     limit: int | None = None,
     sample: int | None = None,
+    shuffle: int | None = None,
     only_failed: str | Path | Run | None = None,
     repeats: int | None = None,
     history: HistoryMode | None = None,

@@ -120,6 +120,8 @@ class Selection:
     sample: int | None = None
     seed: int = 0
     """Selects the sample."""
+    shuffle: int | None = None
+    """Seed of a random order; None = that of the files."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -133,7 +135,8 @@ class Selection:
         plain: dict[str, Any] = {"ids": list(self.ids), "tags": list(self.tags), "limit": self.limit}
         plain |= {"only_failed": self.failed_in, "sample": self.sample}
         given = {key: value for key, value in plain.items() if value}
-        return given if self.sample is None else {**given, "sample_seed": self.seed}
+        given |= {} if self.sample is None else {"sample_seed": self.seed}
+        return given if self.shuffle is None else {**given, "shuffle": self.shuffle}
 
 
 EVERYTHING = Selection()

@@ -10,10 +10,12 @@ import gzip
 import hashlib
 import io
 import os
+import random
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import orjson
 
@@ -99,7 +101,12 @@ def write_copy(
     try:
         with copy:
             rules = _Rules(history, refuse or (lambda _kept, _read: ()), MediaSpool(out.parent / FOLDER))
-            _write_selected(copy, reader, selected, rules)
+            with contextlib.ExitStack() as stack:
+                order = selection.shuffle
+                shuffled = None if order is None else stack.enter_context(_Shuffled(order))
+                _write_selected(copy if shuffled is None else shuffled, reader, selected, rules)
+                for dialogue in shuffled or ():
+                    copy.write(dialogue, history)
     except OSError as error:
         out.unlink(missing_ok=True)
         raise output_error(out, error) from None
@@ -128,7 +135,7 @@ class _Rules(NamedTuple):
     media: MediaSpool
 
 
-def _write_selected(copy: _CanonicalFile, reader: Reader, selected: SelectionFilter, rules: _Rules) -> None:
+def _write_selected(copy: _CanonicalFile | _Shuffled, reader: Reader, selected: SelectionFilter, rules: _Rules) -> None:
     """Write the selected dialogues; raise `InputError` with all problems of all dialogues at the end."""
     problems, gaps = Problems(), _MissingReplies(rules.history)
     for item in reader:
@@ -245,6 +252,29 @@ class _MissingReplies:
             found="\n         ".join(places),
             hint='add "assistant": "…" there, or use --history live (the model\'s own replies)',
         )
+
+
+class _Shuffled:
+    """Dialogues in a random order, in a database that moves to a temporary file when it is large."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # an order, no secret
+        self._lines = sqlite3.connect("", isolation_level=None)
+        self._lines.execute("CREATE TABLE lines (place REAL, line BLOB)")
+
+    def write(self, dialogue: Dialogue, history: HistoryMode) -> None:
+        line = encode_json_line(dialogue.to_plain())
+        self._lines.execute("INSERT INTO lines VALUES (?, ?)", (self._random.random(), line))
+
+    def __iter__(self) -> Iterator[Dialogue]:
+        for (line,) in self._lines.execute("SELECT line FROM lines ORDER BY place, rowid"):
+            yield Dialogue.from_plain(orjson.loads(line))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
 
 
 class _CanonicalFile:

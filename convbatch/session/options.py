@@ -130,6 +130,9 @@ class DialogueOptions:
     sample: int | None = option(
         "--sample", min=1, help="Only N dialogues at random, drawn by --seed; default seed 0.", panel=REQUEST
     )
+    shuffle: int | None = option(
+        "--shuffle", min=0, metavar="SEED", help="Replay the selected dialogues in a random order.", panel=REQUEST
+    )
     only_failed: str | None = option(
         "--only-failed",
         metavar="RUN",

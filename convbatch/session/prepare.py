@@ -208,6 +208,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
         tags=options.tags,
         limit=options.limit,
         sample=options.sample,
+        shuffle=options.shuffle,
         seed=options.seed or 0,
         **({} if options.only_failed is None else _failed_in(options.only_failed)),
     )
