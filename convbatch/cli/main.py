@@ -522,6 +522,28 @@ def report(
         open_page(page)
 
 
+@app.command(name="export-otel", cls=Command)
+@guarded
+def export_otel(
+    run: RunArgument,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write OTLP JSON, a request a line; - = stdout.")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", metavar="URL", help="Post to this OTLP/HTTP endpoint, e.g. http://127.0.0.1:4318."),
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="With prompts, replies and reasons of verdicts.")] = False,
+) -> ExitCode:
+    """Export a run as OpenTelemetry spans: a trace a dialogue, a span a turn.
+
+    Example: convbatch export-otel latest -o spans.jsonl
+    """
+    from convbatch.cli.export_otel import run_export
+
+    raise typer.Exit(run_export(run, out, endpoint, with_text=text))
+
+
 @app.command(cls=Command)
 @guarded
 def compare(
