@@ -273,16 +273,17 @@ def redact(text: str) -> str:
     return _sink.text(text)
 
 
-_KEY_SHAPE = re.compile(
+KEY_SHAPE = re.compile(
     r"(?<![A-Za-z0-9])(?:sk-[\w*-]{8,}|AIza[\w-]{16,}|AQ\.[\w-]{20,}|ya29\.[\w.-]{8,}|(?:gsk|hf|ghp|xai|pk|rk)[-_][A-Za-z0-9]{16,}"
     r"|AKIA[A-Z0-9]{12,}|eyJ[\w-]{10,}\.[\w-]{10,}|(?:Bearer|Basic)\s+\S{8,})"
 )
+"""The shapes of well-known kinds of API keys."""
 _OPAQUE = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[\w+/=-]{20,}")
 
 
 def looks_like_key(text: str) -> bool:
     """Return whether a text contains something with the shape of a well-known kind of API key."""
-    return _KEY_SHAPE.search(text) is not None
+    return KEY_SHAPE.search(text) is not None
 
 
 _USER_OF_URL = re.compile(r"(?<=://)[^\s/@]+@")
@@ -291,7 +292,7 @@ _OPAQUE_WORD = re.compile(r"(?<![\w/+=-])(?=[\w+=-]*\d)(?=[\w+=-]*[A-Za-z])[\w+=
 
 def hide_key_shapes(text: str) -> str:
     """Return a text of another program without what looks like a key or another long random word."""
-    return _OPAQUE_WORD.sub("(hidden)", _KEY_SHAPE.sub("(hidden)", _USER_OF_URL.sub("(hidden)@", text)))
+    return _OPAQUE_WORD.sub("(hidden)", KEY_SHAPE.sub("(hidden)", _USER_OF_URL.sub("(hidden)@", text)))
 
 
 def display(value: object) -> str:

@@ -267,10 +267,24 @@ def validate(
 @guarded
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A file of dialogues in any known format.", readable=False)
+        list[Path],
+        typer.Argument(metavar="IN...", help="Files of dialogues in any known format, or logs.", readable=False),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.jsonl or NAME.jsonl.gz; must not exist.")],
-    from_format: Annotated[str | None, typer.Option("--from", help="Format of IN; default: detected.")] = None,
+    from_format: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Format of IN; default: detected. Of logs: otel | langfuse | phoenix | litellm | newapi | promptfoo | "
+            "inspect-log | evalscope.",
+        ),
+    ] = None,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Strike out keys, passwords, e-mail addresses, phone and card numbers.")
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Of logs: write what can be read, list the rest, exit 3.")
+    ] = False,
     reference: Annotated[
         bool, typer.Option("--reference", help="Use MT-Bench reference answers as scripted replies.")
     ] = False,
@@ -279,21 +293,23 @@ def convert(
         typer.Option(metavar="FILE", help="Answers by question_id (choices with turns) as scripted replies."),
     ] = None,
 ) -> None:
-    """Convert dialogues of another format (OpenAI, Gemini, ShareGPT, Alpaca …) to the canonical one.
+    """Convert dialogues of another format (OpenAI, Gemini, ShareGPT …), or logs, to the canonical format.
 
-    Example: convbatch convert mt_bench_questions.jsonl mt.jsonl
+    Example: convbatch convert spans.jsonl cases.jsonl --redact
     """
-    from convbatch.dataset.selection import convert as rewrite
+    from convbatch.cli.convert import run_convert
 
-    written = rewrite(
-        source,
-        out,
-        from_format=from_format,
-        reference=reference,
-        reference_answers=reference_answers,
-        on_note=_log_text,
+    raise typer.Exit(
+        run_convert(
+            source,
+            out,
+            from_format=from_format,
+            redact=redact,
+            partial=partial,
+            reference=reference,
+            reference_answers=reference_answers,
+        )
     )
-    _log_text(f"{written} dialogue{'' if written == 1 else 's'} written to {out}")
 
 
 @app.command(cls=Command)

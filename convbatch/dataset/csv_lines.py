@@ -41,10 +41,12 @@ def is_csv(path: Path) -> bool:
 class CsvLines:
     """Iterates over the rows of one file; has the interface of `JsonLines`, and reads the whole file into memory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, repeated_columns: bool = False) -> None:
+        """Args: path: The file. repeated_columns: Of columns with one name the first counts, as in exports of frames."""
         self.path = path
         self.consumed = 0
         self.blank_lines = 0
+        self._repeated = repeated_columns
 
     def __iter__(self) -> Iterator[JsonLine]:
         try:
@@ -72,7 +74,7 @@ class CsvLines:
                 if not any(cell.strip() for cell in cells):
                     self.blank_lines += 1
                 elif columns is None:
-                    columns = _columns(cells)
+                    columns = _columns(_first_ones(cells) if self._repeated else cells)
                 else:
                     yield _row(line, columns, cells)
         except csv.Error as error:
@@ -106,6 +108,17 @@ def _separator(text: str) -> str:
 
     fits = {mark: fit(mark) for mark in _SEPARATORS}
     return max((mark for mark in _SEPARATORS if fits[mark][1] > 1), key=lambda mark: fits[mark], default=",")
+
+
+def _first_ones(cells: Sequence[str]) -> list[str]:
+    """Return the names of columns, of equal ones the first; a nameless column is skipped also with text in it."""
+    seen: set[str] = set()
+    names: list[str] = []
+    for number, cell in enumerate(cells, 1):
+        name = cell.strip()
+        names.append(f"(column {number})" if name in seen or not name else name)
+        seen.add(name)
+    return names
 
 
 def _columns(cells: Sequence[str]) -> Sequence[str]:

@@ -26,6 +26,7 @@ from convbatch.dataset.jsonl import display_json, encode_json_line
 from convbatch.dataset.media_files import media_issues
 from convbatch.dataset.reader import Problems, ProgressCallback, Reader
 from convbatch.dataset.reference_answers import ReferenceAnswers
+from convbatch.dataset.strike_out import StrikeOut
 from convbatch.dialogue import Dialogue
 from convbatch.errors import Problem, SetupError, did_you_mean, repeat_hint
 
@@ -245,22 +246,24 @@ def _nearest_ids(wanted: str, reader: Reader) -> str:
 
 
 def convert(
-    src: Path,
+    src: Path | Sequence[Path],
     dst: Path,
     *,
     from_format: str | None = None,
     reference: bool = False,
     reference_answers: Path | None = None,
+    redact: bool = False,
     on_note: Callable[[str], None] | None = None,
 ) -> int:
-    """Write a dataset in the canonical format.
+    """Write a dataset in the canonical format. Logs of other tools are `logs/convert.py`.
 
     Args:
-        src: A file in any known format, or a `.json` array of dialogues (read whole, up to 512 MiB).
+        src: A file in any known format, or a `.json` array of dialogues (read whole, up to 512 MiB); or several files.
         dst: `NAME.jsonl` or `NAME.jsonl.gz`; must not exist. Written to a temporary file first: complete or absent.
         from_format: The format that every line must have; None: detected.
         reference: Use MT-Bench `reference` answers as scripted replies.
         reference_answers: A file of MT-Bench answers by `question_id`; they become scripted replies.
+        redact: Strike out secrets and personal data.
         on_note: Receives the notes of `DatasetScan.notes`, also before an error.
 
     Returns:
@@ -273,17 +276,18 @@ def convert(
     only = _known_format(from_format)
     answers = None if reference_answers is None else ReferenceAnswers(reference_answers)
     problems = Problems()
-    reader = Reader([src], only=only, reference=reference, documents=True)
+    reader = Reader([src] if isinstance(src, Path) else src, only=only, reference=reference, documents=True)
     written = 0
     with new_dataset(dst) as out:
         for item in reader:
             if isinstance(item, Problem):
-                problems.add(item)
+                problems.add(StrikeOut().problem(item) if redact else item)
                 continue
             moved = media_issues(item.dialogue, dst.parent)
             problems.extend(item.problem(dataclasses.replace(issue, hint=MOVED)) for issue in moved)
             dialogue = item.dialogue if answers is None else answers.join(item.dialogue)
-            out.write(encode_json_line(dialogue.to_plain()))
+            plain = dialogue.to_plain()
+            out.write(encode_json_line(StrikeOut().value(plain) if redact else plain))
             written += 1
         if answers is not None and not problems:
             problems.extend(answers.problems())
@@ -297,10 +301,14 @@ def convert(
 MOVED = "media paths are relative to the dataset: write the new file into the same folder"
 
 
+LOGS = ("otel", "langfuse", "phoenix", "litellm", "newapi", "promptfoo", "inspect-log", "evalscope")
+"""Names of logs for `convert --from`, beside those of `FORMATS`."""
+
+
 def _known_format(name: str | None) -> DatasetFormat | None:
     if name is None or name in FORMATS:
         return None if name is None else FORMATS[name]
-    raise SetupError(f"unknown dataset format {name!r}", hint=did_you_mean(name, FORMATS))
+    raise SetupError(f"unknown dataset format {name!r}", hint=did_you_mean(name, [*FORMATS, *LOGS]))
 
 
 def _refuse_target(dst: Path) -> None:
