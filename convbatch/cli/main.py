@@ -268,7 +268,7 @@ def validate(
 def convert(
     source: Annotated[
         list[Path],
-        typer.Argument(metavar="IN...", help="Files of dialogues in any known format, or logs.", readable=False),
+        typer.Argument(metavar="IN", help="Files of dialogues in any known format, or logs.", readable=False),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.jsonl or NAME.jsonl.gz; must not exist.")],
     from_format: Annotated[

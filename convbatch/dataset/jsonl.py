@@ -206,7 +206,7 @@ def open_regular(path: Path) -> BinaryIO:
     except (OSError, ValueError) as error:
         raise RefusedValue(_cannot_open(path, error)) from None
     if stat.S_ISDIR(mode):
-        names = sorted(p.name for p in path.glob("*.jsonl*"))[:3]
+        names = sorted(p.name for p in path.glob("[!.]*.jsonl*"))[:3]
         example = f"{path}/{names[0]}" if names else f"{path}/NAME.jsonl"
         raise RefusedValue(Issue(what="is a folder, not a dataset file", hint=f"name the file itself, e.g. {example}"))
     raise RefusedValue(

@@ -19,7 +19,7 @@ from convbatch.dataset.logs.joining import CallStore, Joined
 from convbatch.dataset.logs.registry import LOG_FORMS, LogForm, detect
 from convbatch.dataset.media_files import media_issues
 from convbatch.dataset.reader import Problems, count_of
-from convbatch.dataset.recorded_calls import read_declarations
+from convbatch.dataset.recorded_calls import read_calls, read_declarations
 from convbatch.dataset.selection import new_dataset
 from convbatch.dataset.strike_out import StrikeOut
 from convbatch.dialogue import Dialogue
@@ -193,6 +193,9 @@ def convert_logs(
             found = ", ".join(f"{count} {what}" for what, count in log.others.items()) or None
             log.report(Problem(what="no conversation in the log", place=Place(path=str(paths[0])), found=found, hint=hint))
         if not (partial and written):
+            if written and log.problems:
+                hint = "--partial writes them and leaves out the rest"
+                log.report(Problem(what=f"{count_of(written, 'conversation')} without a problem", hint=hint))
             log.problems.raise_any()
     return Converted(written, log.problems)
 
@@ -235,11 +238,13 @@ def _plain(joined: Joined, form: LogForm, log: _Log, folder: Path, left_out: dic
     left_out.update(dict.fromkeys(imported.left_out))
     plain = imported.plain
     plain["id"] = joined.calls[0]["session"] or joined.last["ident"] or f"{log.paths[joined.file].stem}:{joined.line or joined.part or 1}"
-    models = dict.fromkeys(call["model"] for call in joined.calls if call["model"])
-    tags = [f"source:{form.name}", *(f"model:{model}" for model in models), *(tag for call in joined.calls for tag in call["tags"]), *joined.tags]
+    calls = [*joined.beginnings, *joined.calls]
+    models = dict.fromkeys(call["model"] for call in calls if call["model"])
+    told = (tag for call in calls for tag in call["tags"])
+    tags = [f"source:{form.name}", *(f"model:{model}" for model in models), *told, *joined.tags]
     plain["tags"] = list(dict.fromkeys(tag for tag in tags if tag.strip()))
     meta = {key: value for call in reversed(joined.calls) for key, value in call["meta"].items()} | joined.meta
-    starts = [call["time"] for call in joined.calls if call["time"] is not None]
+    starts = [call["time"] for call in calls if call["time"] is not None]
     recorded = known(session_id=joined.calls[0]["session"], started_at=_iso(min(starts)) if starts else None, **meta)
     plain["meta"] = plain.get("meta", {}) | ({"log": recorded} if recorded else {})
     if not plain["meta"]:
@@ -270,20 +275,25 @@ def _imported(joined: Joined, left_out: dict[str, None]) -> Imported:
             joined.meta["tools"] = tools  # of the provider's own: nothing here can answer them
         else:
             body["tools"] = tools
-    openai.read(body, builder)
-    imported = builder.result()
-    _declare_called(imported.plain, left_out)
-    return imported
-
-
-def _declare_called(plain: dict[str, Any], left_out: dict[str, None]) -> None:
-    """Declare tools that were called and that the log does not declare: by their names, all that is known of them."""
-    declared = {tool["name"] for tool in plain.get("tools", ())}
-    steps = (call for turn in plain["turns"] for step in turn.get("tool_calls", ()) for call in step)
-    called = dict.fromkeys(call["name"] for call in steps if call["name"] not in declared)
-    if called:
-        plain["tools"] = [*plain.get("tools", ()), *({"name": name} for name in called)]
+    declared = {tool["name"] for tool in read.tools} if tools and not isinstance(read, Issue) else set[str]()
+    if called := [name for name in _called(joined.messages) if name not in declared]:
+        # All that is known of them; a call is replayed only of a declared tool.
+        builder.declare([{"name": name} for name in called])
         left_out[f"parameters of the tools {', '.join(called)}, which the log does not declare"] = None
+    openai.read(body, builder)
+    return builder.result()
+
+
+def _called(messages: list[dict[str, Any]]) -> dict[str, None]:
+    """Return the names of the tools that were called and answered."""
+    calls = (read_calls(message["tool_calls"]) for message in messages if message.get("tool_calls"))
+    named = {call["name"]: None for found in calls if not isinstance(found, Issue) for call in found}
+    return named if any(message["role"] == "tool" or _has_results(message) for message in messages) else {}
+
+
+def _has_results(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and any(isinstance(part, dict) and part.get("type") == "tool_result" for part in content)
 
 
 def _settings(joined: Joined) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Joined:
     file: int
     line: int | None
     part: str | None
+    beginnings: list[dict[str, Any]] = field(default_factory=list)
+    """Requests that others repeat as their history."""
     tags: list[str] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -49,8 +51,12 @@ class CallStore:
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.execute(
             "CREATE TABLE calls (n INTEGER PRIMARY KEY, file INTEGER, line INTEGER, part TEXT, level INTEGER, session TEXT,"
-            " trace TEXT, time REAL, alone INTEGER, begin BLOB, whole BLOB, gone INTEGER DEFAULT 0, json BLOB)"
+            " trace TEXT, time REAL, alone INTEGER, begin BLOB, whole BLOB, gone INTEGER DEFAULT 0)"
         )
+        self._db.execute("PRAGMA journal_mode = OFF")  # the database ends with the command
+        self._db.execute("PRAGMA cache_size = -32768")  # KiB
+        # Apart, so that the table of all requests stays small enough to search.
+        self._db.execute("CREATE TABLE bodies (n INTEGER PRIMARY KEY, json BLOB)")
         self._db.execute("CREATE TABLE prefixes (digest BLOB, n INTEGER, rest INTEGER)")
         self._db.execute("CREATE TABLE traces (trace TEXT PRIMARY KEY, session TEXT, json BLOB)")
         self._db.execute("BEGIN")
@@ -70,10 +76,12 @@ class CallStore:
         begin = digests[len(call.messages) - 1]
         row = (self.calls, file, call.line, call.part, call.level, call.session, call.trace, call.time, call.is_alone)
         self._db.execute(
-            "INSERT INTO calls (n, file, line, part, level, session, trace, time, alone, begin, whole, json)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row, begin, digests[-1], orjson.dumps(_to_plain(call), default=str, option=orjson.OPT_NON_STR_KEYS)),
+            "INSERT INTO calls (n, file, line, part, level, session, trace, time, alone, begin, whole)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*row, begin, digests[-1]),
         )
+        packed = orjson.dumps(_to_plain(call), default=str, option=orjson.OPT_NON_STR_KEYS)
+        self._db.execute("INSERT INTO bodies VALUES (?, ?)", (self.calls, packed))
         if not call.is_alone:
             # `rest`: how many messages follow in the request, 0 for the whole of it.
             rows = ((digest, self.calls, len(call.messages) - at) for at, digest in enumerate(digests[: len(call.messages)], 1))
@@ -110,7 +118,7 @@ class CallStore:
         )
         # An agent's span or a trace repeats what the requests inside it say.
         execute(
-            "UPDATE calls SET gone = 1 WHERE level > ? AND trace IS NOT NULL AND EXISTS"
+            "UPDATE calls SET gone = -1 WHERE level > ? AND trace IS NOT NULL AND EXISTS"
             " (SELECT 1 FROM calls AS inner WHERE inner.trace = calls.trace AND inner.level < calls.level)",
             (CALL,),
         )
@@ -121,13 +129,19 @@ class CallStore:
         execute("UPDATE calls SET session = NULL WHERE NOT alone AND session NOT IN (SELECT session FROM several)")
         # In one session a request that begins like a longer one was before it, whatever was replied; of others also
         # the reply must be in the longer one. A request without a reply was repeated by an equal one with a reply.
-        self.beginnings = execute(
-            "UPDATE calls SET gone = 1 WHERE gone = 0 AND NOT alone AND ("
-            " EXISTS (SELECT 1 FROM prefixes AS p JOIN calls AS o ON o.n = p.n WHERE p.digest = calls.whole AND p.n != calls.n"
-            "  AND o.gone = 0 AND o.session IS calls.session AND (p.rest > 0 OR calls.whole != calls.begin OR o.whole != o.begin))"
-            " OR (session IS NOT NULL AND EXISTS (SELECT 1 FROM prefixes AS p JOIN calls AS o ON o.n = p.n"
-            "  WHERE p.digest = calls.begin AND p.n != calls.n AND p.rest > 0 AND o.gone = 0 AND o.session = calls.session)))"
-        ).rowcount
+        whole = (
+            "SELECT p.n FROM prefixes AS p CROSS JOIN calls AS o ON o.n = p.n WHERE p.digest = calls.whole AND p.n != calls.n"
+            " AND o.gone = 0 AND o.session IS calls.session"
+            " AND (p.rest > 0 OR calls.whole != calls.begin OR o.whole != o.begin) ORDER BY p.n LIMIT 1"
+        )
+        begin = (
+            "SELECT p.n FROM prefixes AS p CROSS JOIN calls AS o ON o.n = p.n WHERE p.digest = calls.begin AND p.n != calls.n"
+            " AND o.gone = 0 AND o.session = calls.session AND p.rest > 0 ORDER BY p.n LIMIT 1"
+        )
+        execute(f"UPDATE calls SET gone = COALESCE(({whole}), 0) WHERE gone = 0 AND NOT alone")
+        execute(f"UPDATE calls SET gone = COALESCE(({begin}), 0) WHERE gone = 0 AND NOT alone AND session IS NOT NULL")
+        [self.beginnings] = execute("SELECT COUNT(*) FROM calls WHERE gone > 0").fetchone()
+        execute("CREATE INDEX by_holder ON calls (gone)")
         execute("DROP TABLE prefixes")
         execute(
             "CREATE TABLE firsts AS SELECT MIN(n) AS n FROM calls"
@@ -155,19 +169,34 @@ class CallStore:
             yield self._joined(row)
 
     def _load(self, n: int) -> dict[str, Any]:
-        return orjson.loads(self._db.execute("SELECT json FROM calls WHERE n = ?", (n,)).fetchone()[0])
+        return orjson.loads(self._db.execute("SELECT json FROM bodies WHERE n = ?", (n,)).fetchone()[0])
 
     def _joined(self, numbers: list[int]) -> Joined:
         marks = ",".join("?" * len(numbers)) if len(numbers) < 500 else ",".join(map(str, numbers))
         values = numbers if len(numbers) < 500 else []
-        rows = self._db.execute(f"SELECT n, file, line, part, session, trace, json FROM calls WHERE n IN ({marks})", values)
+        rows = self._db.execute(f"SELECT n, file, line, part, session, trace, json FROM calls JOIN bodies USING (n) WHERE n IN ({marks})", values)
         held = {row[0]: row for row in rows.fetchall()}
         calls = [orjson.loads(held[n][6]) | {"session": held[n][4] or orjson.loads(held[n][6])["session"]} for n in numbers]
         _, file, line, part, _, _, _ = held[numbers[-1] if len(numbers) == 1 else numbers[0]]
         joined = Joined(calls, _in_a_row(calls), file, line, part)
-        traces = list(dict.fromkeys(held[n][5] for n in numbers if held[n][5]))
+        traces = {held[n][5]: None for n in numbers}
+        for n in numbers:
+            for trace, packed in self._beginnings(n):
+                traces[trace] = None
+                joined.beginnings.append(orjson.loads(packed))
+                _carry_checks(joined.beginnings[-1]["messages"], joined.messages)
+        traces = [trace for trace in traces if trace]
         self._add_traces(joined, traces)
         return joined
+
+    def _beginnings(self, n: int) -> Iterator[tuple[str | None, bytes]]:
+        """Yield trace and content of the requests that a request repeats as its history."""
+        open_ones = [n]
+        while open_ones:
+            rows = self._db.execute("SELECT n, trace, json FROM calls JOIN bodies USING (n) WHERE gone = ? ORDER BY n", (open_ones.pop(),)).fetchall()
+            for own, trace, packed in rows:
+                open_ones.append(own)
+                yield trace, packed
 
     def _add_traces(self, joined: Joined, traces: list[str]) -> None:
         joined.tags += [f"trace:{trace}" for trace in traces[:_TRACES_NAMED]]
@@ -203,6 +232,13 @@ def _in_a_row(calls: list[dict[str, Any]]) -> list[Message]:
         elif number < len(calls) - 1:
             messages.append({"role": "assistant", "content": ""})  # a turn without a recorded reply
     return messages
+
+
+def _carry_checks(beginning: list[Message], messages: list[Message]) -> None:
+    """Copy the checks of a request to the same message of the request that repeats it."""
+    for at, message in enumerate(beginning):
+        if "checks" in message and at < len(messages) and "checks" not in messages[at]:
+            messages[at] = {**messages[at], "checks": message["checks"]}
 
 
 def _same(one: Message, other: Message) -> bool:

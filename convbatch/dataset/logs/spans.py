@@ -42,6 +42,7 @@ _OTHER_KINDS = ("EMBEDDING", "RETRIEVER", "RERANKER", "TOOL", "GUARDRAIL", "EVAL
 def read_traces(files: Iterable[tuple[LogFile, Collector]]) -> None:
     """Read spans and log records of all files; calls go to the collector of the file that has the span."""
     with closing(sqlite3.connect("", isolation_level=None)) as held:
+        held.execute("PRAGMA journal_mode = OFF")  # the database ends with the command
         held.execute("CREATE TABLE spans (file INTEGER, line INTEGER, part TEXT, trace TEXT, span TEXT, json BLOB)")
         held.execute("CREATE TABLE records (trace TEXT, span TEXT, json BLOB)")
         held.execute("BEGIN")
@@ -51,10 +52,11 @@ def read_traces(files: Iterable[tuple[LogFile, Collector]]) -> None:
             for entry in file.entries():
                 _keep(held, number, entry, collector)
         held.execute("CREATE INDEX by_span ON records (span)")
+        has_records = held.execute("SELECT 1 FROM records LIMIT 1").fetchone() is not None
         rows = held.execute("SELECT file, line, part, json FROM spans ORDER BY rowid")
         for number, line, part, packed in rows:
             span = _unpacked(orjson.loads(packed))
-            _read(span, _records(held, span), line, part, collectors[number])
+            _read(span, _records(held, span) if has_records else (), line, part, collectors[number])
 
 
 def _keep(held: sqlite3.Connection, number: int, entry: Entry, collector: Collector) -> None:
@@ -174,11 +176,16 @@ def _read(span: Span, records: tuple[SpanEvent, ...], line: int | None, part: st
                 provider=provider,
                 user_id=first_named(attributes, "user.id", "enduser.id", "langfuse.user.id", "langfuse.trace.user_id"),
                 request_id=first_named(attributes, "gen_ai.response.id"),
-                service=first_named(span.resource, "service.name"),
+                service=_service(span),
                 agent=first_named(attributes, "gen_ai.agent.name"),
             ),
         )
     )
+
+
+def _service(span: Span) -> str | None:
+    name = first_named(span.resource, "service.name")
+    return None if name is None or name.startswith("unknown_service") else name
 
 
 _Content = tuple[list[Message], Message | None, Any, dict[str, Any]]
@@ -188,7 +195,11 @@ def _content(span: Span, records: tuple[SpanEvent, ...]) -> _Content:
     """Return messages, reply, tools and settings from the place that has them, the newest form first."""
     attributes = span.attributes
     tools = read_json(attributes.get("gen_ai.tool.definitions", attributes.get("gen_ai.request.tools")))
-    tools = tools or [row for row in numbered(attributes, "llm.request.functions") if isinstance(row, dict)]
+    tools = tools or [
+        {**row, "parameters": read_json(row.get("parameters"))}
+        for row in numbered(attributes, "llm.request.functions")
+        if isinstance(row, dict)
+    ]
     settings = settings_of({key.removeprefix("gen_ai.request."): value for key, value in attributes.items() if key.startswith("gen_ai.request.")})
     for event in (None, *span.events, *records):
         held = attributes if event is None else event.attributes
