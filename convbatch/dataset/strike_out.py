@@ -79,7 +79,7 @@ _KINDS = (
             _START + r"(?:github_pat_\w{16,}|gh[pousr]_[A-Za-z0-9]{16,}|gl(?:pat|ptt|rt)-[\w-]{16,}|xox[abeprs]-[\w-]{8,}|xapp-[\w-]{8,}"
             r"|npm_[A-Za-z0-9]{16,}|pypi-[\w-]{16,}|SG\.[\w-]{10,}\.[\w-]{10,}|(?:sk|rk|pk)_(?:live|test)_\w{8,}|whsec_\w{8,}"
             r"|A(?:KIA|SIA|ROA|IDA)[A-Z0-9]{12,}|r8_\w{16,}|dop_v1_\w{16,}|AGE-SECRET-KEY-\w+|lsv2_\w{16,}|nvapi-[\w-]{16,}"
-            r"|(?:pk|sk)-lf-[\w-]{8,}|[\w-]{20,}\.apps\.googleusercontent\.com|GOCSPX-[\w-]{10,}|ya29\.[\w.-]{8,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
+            r"|(?:pk|sk)-lf-[\w-]{8,}|GOCSPX-[\w-]{10,}|ya29\.[\w.-]{8,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
         ),
     ),
     _Kind("key", re.compile(r"(?i:" + _START + r"(?:Bearer|Basic))\s+(?=[^\s\"']*\d)([\w.+/=~-]{12,})"), ("earer", "asic", "EARER", "ASIC")),
