@@ -36,7 +36,7 @@ _MAGIC = (
     _Magic(
         b"PK\x03\x04",
         "is a zip archive (or a spreadsheet), not a dataset",
-        "unzip it; save a spreadsheet as NAME.xlsx, or as CSV UTF-8",
+        "a log of inspect_ai: convbatch convert {name} {stem}.jsonl; unzip others, save a spreadsheet as NAME.xlsx",
     ),
     _Magic(
         b"\xd0\xcf\x11\xe0",
@@ -154,7 +154,7 @@ _TEXTS = (
         "a table with tabs (TSV)",
         "name it {stem}.tsv, with columns such as turn, user, assistant: convbatch convert {stem}.tsv {stem}.jsonl",
     ),
-    (_is_promptfoo, "a config of promptfoo", f"write its prompts and tests as dialogues; {_SHAPE}"),
+    (_is_promptfoo, "a config of promptfoo", "convbatch convert {name} {stem}.jsonl"),
     (_is_yaml, "YAML", "yq -o=json -I=0 '.[]' {name} > {stem}.jsonl (a list of dialogues; yq '.' for a single one)"),
     (_is_toml, "TOML", _SHAPE),
     (_is_plain, "plain text", _SHAPE),

@@ -158,11 +158,12 @@ class StrikeOut:
 
     def problem(self, problem: Problem) -> Problem:
         """Return a problem with its texts struck; its place names a file of this machine."""
-        what, found, hint = (None if text is None else self.text(text) for text in (problem.what, problem.found, problem.hint))
+        what, found, hint = (
+            None if text is None else self.text(text) for text in (problem.what, problem.found, problem.hint)
+        )
         return replace(problem, what=what or "", found=found, hint=hint)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many values of each kind were found."""
         return dict(self._counts)
-

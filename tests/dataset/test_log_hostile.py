@@ -27,7 +27,8 @@ from tests.dataset.test_logs import SAMPLES
 
 def span(n: int, *texts: str, reply: str | None = None, session: str | None = None, **keys: Any) -> dict[str, Any]:
     messages = [
-        {"role": ("user", "assistant")[at % 2], "parts": [{"type": "text", "content": text}]} for at, text in enumerate(texts)
+        {"role": ("user", "assistant")[at % 2], "parts": [{"type": "text", "content": text}]}
+        for at, text in enumerate(texts)
     ]
     attributes: dict[str, Any] = {"gen_ai.operation.name": "chat", "gen_ai.input.messages": json.dumps(messages)}
     if reply is not None:
@@ -35,7 +36,13 @@ def span(n: int, *texts: str, reply: str | None = None, session: str | None = No
         attributes["gen_ai.output.messages"] = json.dumps(said)
     if session is not None:
         attributes["gen_ai.conversation.id"] = session
-    return {"traceId": f"t{n}", "spanId": f"s{n}", "startTimeUnixNano": str(10**18 + n), "attributes": attributes, **keys}
+    return {
+        "traceId": f"t{n}",
+        "spanId": f"s{n}",
+        "startTimeUnixNano": str(10**18 + n),
+        "attributes": attributes,
+        **keys,
+    }
 
 
 def lines(*rows: Any) -> str:
@@ -88,7 +95,12 @@ def eval_file(path: Path, members: dict[str, bytes], *, method: int = zipfile.ZI
     return path
 
 
-SAMPLE = {"id": "a", "epoch": 1, "input": "Hi", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+SAMPLE = {
+    "id": "a",
+    "epoch": 1,
+    "input": "Hi",
+    "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
+}
 
 
 def test_paths_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
@@ -128,7 +140,12 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2); from convbatch.__main__ import main; main()"
     arguments = ["convert", "--from", "otel", "log.jsonl", "out.jsonl"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=tmp_path, env=environment(), capture_output=True, timeout=120, check=False
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

@@ -57,7 +57,12 @@ def test_requests_in_any_order_give_the_conversations_they_were_made_of(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.lists(WORDS, min_size=1, max_size=5).filter(lambda t: len(t) % 2 == 1), st.none() | WORDS), max_size=6))
+@given(
+    st.lists(
+        st.tuples(st.lists(WORDS, min_size=1, max_size=5).filter(lambda t: len(t) % 2 == 1), st.none() | WORDS),
+        max_size=6,
+    )
+)
 def test_every_text_of_every_request_is_in_a_conversation(rows: list[tuple[list[str], str | None]]) -> None:
     calls = [call(*asked, reply=reply) for asked, reply in rows]
     found = texts(*calls)
@@ -67,57 +72,62 @@ def test_every_text_of_every_request_is_in_a_conversation(rows: list[tuple[list[
     assert all(any(one == (asked if reply is None else [*asked, reply]) for asked, reply in rows) for one in found)
 
 
-TOGETHER = (
-    {
-        "equal ones both stay": ([call("Hi", reply="Yo"), call("Hi", reply="Yo")], [["Hi", "Yo"], ["Hi", "Yo"]]),
-        "another reply is another conversation": (
-            [call("Hi", reply="A"), call("Hi", "B", "More", reply="C")],
-            [["Hi", "A"], ["Hi", "B", "More", "C"]],
-        ),
-        "in a session the reply may have been edited": (
-            [call("Hi", reply="A", session="s"), call("Hi", "B", "More", reply="C", session="s")],
-            [["Hi", "B", "More", "C"]],
-        ),
-        "sessions are not mixed": (
-            [
-                call("Hi", reply="A", session="s"),
-                call("Bye", reply="B", session="s"),
-                call("Hi", "A", "More", reply="C", session="t"),
-                call("Else", reply="D", session="t"),
-            ],
-            [["Hi", "A", "Bye", "B"], ["Hi", "A", "More", "C"], ["Else", "D"]],
-        ),
-        "ids that each request has for itself say nothing": (
-            [call("Hi", reply="A", session="x"), call("Hi", "A", "More", reply="C", session="y")],
-            [["Hi", "A", "More", "C"]],
-        ),
-        "a failed request and its repetition": ([call("Hi"), call("Hi", reply="A")], [["Hi", "A"]]),
-        "a failed request in a session": (
-            [call("Hi", session="s", time=1.0), call("Hi", reply="A", session="s", time=2.0), call("Bye", reply="B", session="s", time=3.0)],
-            [["Hi", "A", "Bye", "B"]],
-        ),
-        "a turn without a reply": (
-            [call("Hi", session="s", time=1.0), call("Bye", reply="B", session="s", time=2.0)],
-            [["Hi", "", "Bye", "B"]],
-        ),
-        "another system text is another conversation": (
-            [
-                call("Hi", reply="A", system="Answer.", session="s", time=1.0),
-                call("Title of: Hi", reply="T", system="Make titles.", session="s", time=2.0),
-            ],
-            [["Answer.", "Hi", "A"], ["Make titles.", "Title of: Hi", "T"]],
-        ),
-        "branches": (
-            [call("Hi", reply="A"), call("Hi", "A", "B1", reply="1"), call("Hi", "A", "B2", reply="2")],
-            [["Hi", "A", "B1", "1"], ["Hi", "A", "B2", "2"]],
-        ),
-        "samples are alone": (
-            [call("Hi", reply="A", is_alone=True), call("Hi", "A", "More", reply="B", is_alone=True)],
-            [["Hi", "A"], ["Hi", "A", "More", "B"]],
-        ),
-        "blanks at the ends do not count": ([call("Hi", reply="A\n"), call("Hi ", "A", "More", reply="B")], [["Hi ", "A", "More", "B"]]),
-    }
-)
+TOGETHER = {
+    "equal ones both stay": ([call("Hi", reply="Yo"), call("Hi", reply="Yo")], [["Hi", "Yo"], ["Hi", "Yo"]]),
+    "another reply is another conversation": (
+        [call("Hi", reply="A"), call("Hi", "B", "More", reply="C")],
+        [["Hi", "A"], ["Hi", "B", "More", "C"]],
+    ),
+    "in a session the reply may have been edited": (
+        [call("Hi", reply="A", session="s"), call("Hi", "B", "More", reply="C", session="s")],
+        [["Hi", "B", "More", "C"]],
+    ),
+    "sessions are not mixed": (
+        [
+            call("Hi", reply="A", session="s"),
+            call("Bye", reply="B", session="s"),
+            call("Hi", "A", "More", reply="C", session="t"),
+            call("Else", reply="D", session="t"),
+        ],
+        [["Hi", "A", "Bye", "B"], ["Hi", "A", "More", "C"], ["Else", "D"]],
+    ),
+    "ids that each request has for itself say nothing": (
+        [call("Hi", reply="A", session="x"), call("Hi", "A", "More", reply="C", session="y")],
+        [["Hi", "A", "More", "C"]],
+    ),
+    "a failed request and its repetition": ([call("Hi"), call("Hi", reply="A")], [["Hi", "A"]]),
+    "a failed request in a session": (
+        [
+            call("Hi", session="s", time=1.0),
+            call("Hi", reply="A", session="s", time=2.0),
+            call("Bye", reply="B", session="s", time=3.0),
+        ],
+        [["Hi", "A", "Bye", "B"]],
+    ),
+    "a turn without a reply": (
+        [call("Hi", session="s", time=1.0), call("Bye", reply="B", session="s", time=2.0)],
+        [["Hi", "", "Bye", "B"]],
+    ),
+    "another system text is another conversation": (
+        [
+            call("Hi", reply="A", system="Answer.", session="s", time=1.0),
+            call("Title of: Hi", reply="T", system="Make titles.", session="s", time=2.0),
+        ],
+        [["Answer.", "Hi", "A"], ["Make titles.", "Title of: Hi", "T"]],
+    ),
+    "branches": (
+        [call("Hi", reply="A"), call("Hi", "A", "B1", reply="1"), call("Hi", "A", "B2", reply="2")],
+        [["Hi", "A", "B1", "1"], ["Hi", "A", "B2", "2"]],
+    ),
+    "samples are alone": (
+        [call("Hi", reply="A", is_alone=True), call("Hi", "A", "More", reply="B", is_alone=True)],
+        [["Hi", "A"], ["Hi", "A", "More", "B"]],
+    ),
+    "blanks at the ends do not count": (
+        [call("Hi", reply="A\n"), call("Hi ", "A", "More", reply="B")],
+        [["Hi ", "A", "More", "B"]],
+    ),
+}
 
 
 @each(("calls", "expected"), TOGETHER.values())
@@ -128,29 +138,39 @@ def test_what_belongs_together(calls: list[LogCall], expected: list[list[str]]) 
 def test_a_call_and_its_result_are_one_conversation_whatever_the_spelling_of_its_arguments() -> None:
     function = {"name": "f", "arguments": '{"a": 1, "b": 2}'}
     asked = said("user", "Hi")
-    first = LogCall(messages=[asked], reply={"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": function}]}, trace="a")
-    again = {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": {"b": 2, "a": 1}}}]}
-    second = LogCall(messages=[asked, again, {"role": "tool", "tool_call_id": "c", "content": "3"}], reply=said("assistant", "3"), trace="b")
+    first = LogCall(
+        messages=[asked],
+        reply={"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": function}]},
+        trace="a",
+    )
+    again = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": {"b": 2, "a": 1}}}],
+    }
+    second = LogCall(
+        messages=[asked, again, {"role": "tool", "tool_call_id": "c", "content": "3"}],
+        reply=said("assistant", "3"),
+        trace="b",
+    )
     [one] = joined(second, first)
     assert [message["role"] for message in one.messages] == ["user", "assistant", "tool", "assistant"]
     assert {"trace:a", "trace:b"} == set(one.tags)
 
 
-TIMES = (
-    {
-        "ISO": ("2026-01-01T00:00:00Z", 1767225600.0),
-        "without a zone": ("2026-01-01 00:00:00", 1767225600.0),
-        "nanoseconds": ("1767225600000000000", 1767225600.0),
-        "milliseconds": (1767225600000, 1767225600.0),
-        "seconds": (1767225600.5, 1767225600.5),
-        "nothing": (None, None),
-        "words": ("yesterday", None),
-        "true": (True, None),
-        "infinite": ("inf", None),
-        "huge": ("9" * 400, None),
-        "negative": (-5, None),
-    }
-)
+TIMES = {
+    "ISO": ("2026-01-01T00:00:00Z", 1767225600.0),
+    "without a zone": ("2026-01-01 00:00:00", 1767225600.0),
+    "nanoseconds": ("1767225600000000000", 1767225600.0),
+    "milliseconds": (1767225600000, 1767225600.0),
+    "seconds": (1767225600.5, 1767225600.5),
+    "nothing": (None, None),
+    "words": ("yesterday", None),
+    "true": (True, None),
+    "infinite": ("inf", None),
+    "huge": ("9" * 400, None),
+    "negative": (-5, None),
+}
 
 
 @each(("value", "expected"), TIMES.values())

@@ -206,21 +206,35 @@ def test_traces_of_one_langfuse_session_follow_each_other_in_time(tmp_path: Path
 
 
 def test_a_page_of_the_langfuse_api_and_traces_with_their_observations(tmp_path: Path) -> None:
-    inner = {**trace(1, "One?", "1"), "observations": [generation(1, json.dumps(asked("One?")), '{"content": "1", "role": "assistant"}')]}
+    inner = {
+        **trace(1, "One?", "1"),
+        "observations": [generation(1, json.dumps(asked("One?")), '{"content": "1", "role": "assistant"}')],
+    }
     [dialogue] = from_lines(tmp_path, {"data": [inner], "meta": {"page": 1}})
     assert spoken(dialogue) == [("One?", "1")]
     assert "model:m" in dialogue.tags
 
 
 def test_langfuse_csv(tmp_path: Path) -> None:
-    columns = 'id,timestamp,sessionId,userId,input,output,tags\n'
-    (tmp_path / "t.csv").write_text(columns + 't1,2026-01-01,s,u,"[{""role"": ""user"", ""content"": ""Hi""}]",Hello,"[""a""]"\n')
+    columns = "id,timestamp,sessionId,userId,input,output,tags\n"
+    (tmp_path / "t.csv").write_text(
+        columns + 't1,2026-01-01,s,u,"[{""role"": ""user"", ""content"": ""Hi""}]",Hello,"[""a""]"\n'
+    )
     [dialogue] = converted(tmp_path, str(tmp_path / "t.csv"))
     assert spoken(dialogue) == [("Hi", "Hello")]
     assert "a" in dialogue.tags
 
 
-NEWAPI = {"id": 1, "created_at": 1795000000, "type": 2, "username": "root", "token_name": "t", "model_name": "m", "quota": 3, "channel": 1}
+NEWAPI = {
+    "id": 1,
+    "created_at": 1795000000,
+    "type": 2,
+    "username": "root",
+    "token_name": "t",
+    "model_name": "m",
+    "quota": 3,
+    "channel": 1,
+}
 STREAM = 'data: {"choices":[{"delta":{"role":"assistant","content":"He"}}]}\n\ndata: {"choices":[{"delta":{"content":"llo"}}]}\n\ndata: [DONE]\n\n'
 
 
@@ -236,7 +250,10 @@ STREAM = 'data: {"choices":[{"delta":{"role":"assistant","content":"He"}}]}\n\nd
     ids=["chat", "stream", "gemini", "responses", "anthropic"],
 )  # fmt: skip
 def test_bodies_of_every_wire_in_a_log_of_new_api(request_body: Any, response_body: Any, tmp_path: Path) -> None:
-    page = {"success": True, "data": {"items": [{**NEWAPI, "request_body": request_body, "response_body": response_body}]}}
+    page = {
+        "success": True,
+        "data": {"items": [{**NEWAPI, "request_body": request_body, "response_body": response_body}]},
+    }
     [dialogue] = from_lines(tmp_path, page)
     assert spoken(dialogue) == [("Hi", "Hello")]
     assert list(dialogue.tags) == ["source:newapi", "model:m"]
@@ -283,7 +300,11 @@ def test_events_of_a_span_with_one_message_each(tmp_path: Path) -> None:
         {"name": "gen_ai.user.message", "attributes": {"content": "Hi"}},
         {"name": "gen_ai.choice", "attributes": {"index": 0, "message": '{"role": "assistant", "content": "Hello"}'}},
     ]
-    span = {"context": {"trace_id": "0x1", "span_id": "0x2"}, "attributes": {"gen_ai.operation.name": "chat"}, "events": events}
+    span = {
+        "context": {"trace_id": "0x1", "span_id": "0x2"},
+        "attributes": {"gen_ai.operation.name": "chat"},
+        "events": events,
+    }
     [dialogue] = from_lines(tmp_path, span)
     assert spoken(dialogue) == [("Hi", "Hello")]
     assert dialogue.system == "Be brief."
@@ -291,11 +312,22 @@ def test_events_of_a_span_with_one_message_each(tmp_path: Path) -> None:
 
 def test_an_agents_span_counts_only_without_requests_inside(tmp_path: Path) -> None:
     def span(n: int, operation: str, trace_id: str) -> dict[str, Any]:
-        texts = {"gen_ai.input.messages": json.dumps([{"role": "user", "parts": [{"type": "text", "content": f"Q{trace_id}"}]}])}
-        texts["gen_ai.output.messages"] = json.dumps([{"role": "assistant", "parts": [{"type": "text", "content": f"A{n}"}]}])
+        texts = {
+            "gen_ai.input.messages": json.dumps(
+                [{"role": "user", "parts": [{"type": "text", "content": f"Q{trace_id}"}]}]
+            )
+        }
+        texts["gen_ai.output.messages"] = json.dumps(
+            [{"role": "assistant", "parts": [{"type": "text", "content": f"A{n}"}]}]
+        )
         return {"traceId": trace_id, "spanId": str(n), "attributes": {"gen_ai.operation.name": operation, **texts}}
 
-    rows = [span(1, "invoke_agent", "x"), span(2, "chat", "x"), span(3, "invoke_agent", "y"), span(4, "embeddings", "y")]
+    rows = [
+        span(1, "invoke_agent", "x"),
+        span(2, "chat", "x"),
+        span(3, "invoke_agent", "y"),
+        span(4, "embeddings", "y"),
+    ]
     assert [spoken(one) for one in from_lines(tmp_path, *rows)] == [[("Qx", "A2")], [("Qy", "A3")]]
 
 

@@ -123,8 +123,17 @@ def test_messages_about_a_log_are_struck_too(convbatch: Command, tmp_path: Path)
 def test_datasets_are_struck_as_well_and_media_stay(convbatch: Command, tmp_path: Path) -> None:
     png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
     parts: list[dict[str, Any]] = [{"text": "from ann@example.com"}, {"data": png, "mime_type": "image/png"}]
-    tool: dict[str, Any] = {"id": "1", "name": "pay", "arguments": {"card": 4111111111111111, "ann@example.com": True}, "result": "ok ann@example.com"}
-    line = {"id": "a", "tools": [{"name": "pay"}], "turns": [{"user": parts, "assistant": "ok", "tool_calls": [[tool]]}]}
+    tool: dict[str, Any] = {
+        "id": "1",
+        "name": "pay",
+        "arguments": {"card": 4111111111111111, "ann@example.com": True},
+        "result": "ok ann@example.com",
+    }
+    line = {
+        "id": "a",
+        "tools": [{"name": "pay"}],
+        "turns": [{"user": parts, "assistant": "ok", "tool_calls": [[tool]]}],
+    }
     (tmp_path / "d.jsonl").write_text(lines(line))
     assert convbatch("convert", "d.jsonl", "out.jsonl", "--redact").code == 0
     [turn] = json.loads((tmp_path / "out.jsonl").read_text())["turns"]

@@ -73,9 +73,7 @@ def _member(archive: zipfile.ZipFile, raw: BinaryIO, name: str, limit: int) -> b
     return read
 
 
-def _opened(
-    archive: zipfile.ZipFile, raw: BinaryIO, info: zipfile.ZipInfo
-) -> contextlib.AbstractContextManager[Any]:
+def _opened(archive: zipfile.ZipFile, raw: BinaryIO, info: zipfile.ZipInfo) -> contextlib.AbstractContextManager[Any]:
     if info.compress_type != _ZSTD:
         return archive.open(info)
     import pyarrow as pa  # 90 MB, and it has zstd

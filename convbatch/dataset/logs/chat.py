@@ -191,7 +191,9 @@ _LEFT_OUT = (
 def _plain_message(role: str, value: Mapping[str, Any]) -> Message:
     message: Message = {"role": role, "content": _content(value.get("content"))}
     if role == "tool":
-        message |= {key: value[key] for key in ("tool_call_id", "error", "is_error") if value.get(key) not in (None, "")}
+        message |= {
+            key: value[key] for key in ("tool_call_id", "error", "is_error") if value.get(key) not in (None, "")
+        }
         name = value.get("name") or value.get("function")
         return message | ({"name": name} if isinstance(name, str) and name else {})
     calls = value.get("tool_calls")

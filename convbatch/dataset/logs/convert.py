@@ -133,7 +133,9 @@ class _Log:
                 collector.problem(refusal.issue)
                 continue
             if twice is not None:
-                collector.problem(Issue(what="the same file is given twice", found=f"also as {twice}", hint="name each file once"))
+                collector.problem(
+                    Issue(what="the same file is given twice", found=f"also as {twice}", hint="name each file once")
+                )
                 continue
             seen.append(path)
             yield file, collector
@@ -191,7 +193,9 @@ def convert_logs(
         if not written and not log.problems:
             hint = next(iter(log.without_content), f"is it a {form.label}? see docs/logs.md")
             found = ", ".join(f"{count} {what}" for what, count in log.others.items()) or None
-            log.report(Problem(what="no conversation in the log", place=Place(path=str(paths[0])), found=found, hint=hint))
+            log.report(
+                Problem(what="no conversation in the log", place=Place(path=str(paths[0])), found=found, hint=hint)
+            )
         if not (partial and written):
             if written and log.problems:
                 hint = "--partial writes them and leaves out the rest"
@@ -200,7 +204,9 @@ def convert_logs(
     return Converted(written, log.problems)
 
 
-def _notes(log: _Log, form: LogForm, written: int, left_out: dict[str, None], struck: Counter[str] | None) -> Iterator[str]:
+def _notes(
+    log: _Log, form: LogForm, written: int, left_out: dict[str, None], struck: Counter[str] | None
+) -> Iterator[str]:
     if log.store.beginnings:
         yield f"note: {count_of(log.store.calls, 'request')} read, {log.store.beginnings} of them the beginning of longer ones"
     for hint, count in log.without_content.items() if written or log.problems else ():
@@ -226,7 +232,6 @@ def _unique(names: sqlite3.Connection, name: str) -> str:
 # One conversation
 
 
-
 def _plain(joined: Joined, form: LogForm, log: _Log, folder: Path, left_out: dict[str, None]) -> dict[str, Any] | None:
     """Return a conversation in the canonical format; report what prevents it."""
     imported = _imported(joined, left_out)
@@ -237,7 +242,11 @@ def _plain(joined: Joined, form: LogForm, log: _Log, folder: Path, left_out: dic
         return None
     left_out.update(dict.fromkeys(imported.left_out))
     plain = imported.plain
-    plain["id"] = joined.calls[0]["session"] or joined.last["ident"] or f"{log.paths[joined.file].stem}:{joined.line or joined.part or 1}"
+    plain["id"] = (
+        joined.calls[0]["session"]
+        or joined.last["ident"]
+        or f"{log.paths[joined.file].stem}:{joined.line or joined.part or 1}"
+    )
     calls = [*joined.beginnings, *joined.calls]
     models = dict.fromkeys(call["model"] for call in calls if call["model"])
     told = (tag for call in calls for tag in call["tags"])
@@ -293,7 +302,9 @@ def _called(messages: list[dict[str, Any]]) -> dict[str, None]:
 
 def _has_results(message: dict[str, Any]) -> bool:
     content = message.get("content")
-    return isinstance(content, list) and any(isinstance(part, dict) and part.get("type") == "tool_result" for part in content)
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") == "tool_result" for part in content
+    )
 
 
 def _settings(joined: Joined) -> dict[str, Any]:

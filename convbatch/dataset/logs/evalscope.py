@@ -42,7 +42,9 @@ def read(files: Iterable[tuple[LogFile, Collector]]) -> None:
                 _row(entry.value, model, file.path.name.partition(".")[0], entry.line, collector)
             else:
                 hint = 'a prediction has "index", "messages" and "model_output"; a review has "sample_score"'
-                collector.problem(Issue(what="neither a prediction nor a review of evalscope", hint=hint), entry.line, entry.part)
+                collector.problem(
+                    Issue(what="neither a prediction nor a review of evalscope", hint=hint), entry.line, entry.part
+                )
 
 
 def _row(row: dict[str, Any], folder_model: str | None, name: str, line: int | None, collector: Collector) -> None:
@@ -56,7 +58,11 @@ def _row(row: dict[str, Any], folder_model: str | None, name: str, line: int | N
     if not any(is_said(message) for message in messages):
         collector.without_content(_REPORT)
         return
-    model = first_named(row, "model") or (first_named(output, "model") if isinstance(output, dict) else None) or folder_model
+    model = (
+        first_named(row, "model")
+        or (first_named(output, "model") if isinstance(output, dict) else None)
+        or folder_model
+    )
     score = row.get("sample_score")
     held = row.get("metadata") or (score.get("sample_metadata") if isinstance(score, dict) else None)
     collector.call(
@@ -70,6 +76,10 @@ def _row(row: dict[str, Any], folder_model: str | None, name: str, line: int | N
 def _scores(sample_score: Any) -> list[str]:
     score = sample_score.get("score") if isinstance(sample_score, dict) else None
     values = score.get("value") if isinstance(score, dict) else None
-    found = [f"score:{name}={value}" for name, value in values.items() if isinstance(value, int | float)] if isinstance(values, dict) else []
+    found = (
+        [f"score:{name}={value}" for name, value in values.items() if isinstance(value, int | float)]
+        if isinstance(values, dict)
+        else []
+    )
     main = score.get("main_score_name") if isinstance(score, dict) else None
     return [one for one in found if main is None or one.startswith(f"score:{main}=")][:8]

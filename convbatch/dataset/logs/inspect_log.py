@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from convbatch.dataset.logs.call import Collector, LogCall, Message, first_named, known, unix_time
+from convbatch.dataset.logs.call import Collector, LogCall, first_named, known, unix_time
 from convbatch.dataset.logs.chat import is_said, read_messages, read_request
 from convbatch.dataset.logs.entries import LogFile
 from convbatch.errors import Issue
@@ -44,7 +44,9 @@ def read(files: Iterable[tuple[LogFile, Collector]]) -> None:
                 _sample(entry.value, header, entry.line, entry.part, collector)
             else:
                 hint = 'a log has "eval" and "samples"; a sample has "id", "epoch", "input" and "messages"'
-                collector.problem(Issue(what="neither a log of inspect_ai nor a sample of one", hint=hint), entry.line, entry.part)
+                collector.problem(
+                    Issue(what="neither a log of inspect_ai nor a sample of one", hint=hint), entry.line, entry.part
+                )
 
 
 def _log(log: dict[str, Any], line: int | None, part: str | None, collector: Collector, *, is_archive: bool) -> None:
@@ -54,7 +56,9 @@ def _log(log: dict[str, Any], line: int | None, part: str | None, collector: Col
             if isinstance(sample, dict) and is_sample(sample):
                 _sample(sample, log, line, f"sample {number}", collector)
             else:
-                collector.problem(Issue(what="a sample of an unknown form", hint="export the log again"), line, f"sample {number}")
+                collector.problem(
+                    Issue(what="a sample of an unknown form", hint="export the log again"), line, f"sample {number}"
+                )
     elif not is_archive:
         collector.without_content(_NO_SAMPLES)
 
@@ -65,13 +69,19 @@ _ATTACHMENT = re.compile(r"attachment://([0-9a-f]{32})")
 def _attached(value: Any, held: Mapping[str, Any]) -> Any:
     """Put back long texts, which a log keeps once, beside the messages."""
     if isinstance(value, str):
-        return _ATTACHMENT.sub(lambda match: str(held.get(match[1], match[0])), value) if "attachment://" in value else value
+        return (
+            _ATTACHMENT.sub(lambda match: str(held.get(match[1], match[0])), value)
+            if "attachment://" in value
+            else value
+        )
     if isinstance(value, list):
         return [_attached(item, held) for item in value]
     return {key: _attached(item, held) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _sample(sample: dict[str, Any], log: Mapping[str, Any], line: int | None, part: str | None, collector: Collector) -> None:
+def _sample(
+    sample: dict[str, Any], log: Mapping[str, Any], line: int | None, part: str | None, collector: Collector
+) -> None:
     attachments = sample.get("attachments")
     held = attachments if isinstance(attachments, dict) else {}
     messages = read_messages(_attached(sample.get("messages"), held)) or []
@@ -112,7 +122,15 @@ def _scores(scores: Any) -> list[str]:
 def _tools(events: Any) -> Any:
     """Return the declarations of the first request that has any."""
     for event in events if isinstance(events, list) else ():
-        if isinstance(event, dict) and event.get("event") == "model" and isinstance(event.get("tools"), list) and event["tools"]:
+        if (
+            isinstance(event, dict)
+            and event.get("event") == "model"
+            and isinstance(event.get("tools"), list)
+            and event["tools"]
+        ):
             rows = [tool for tool in event["tools"] if isinstance(tool, dict)]
-            return [{key: tool[key] for key in ("name", "description", "parameters") if tool.get(key) is not None} for tool in rows]
+            return [
+                {key: tool[key] for key in ("name", "description", "parameters") if tool.get(key) is not None}
+                for tool in rows
+            ]
     return None

@@ -84,7 +84,10 @@ class CallStore:
         self._db.execute("INSERT INTO bodies VALUES (?, ?)", (self.calls, packed))
         if not call.is_alone:
             # `rest`: how many messages follow in the request, 0 for the whole of it.
-            rows = ((digest, self.calls, len(call.messages) - at) for at, digest in enumerate(digests[: len(call.messages)], 1))
+            rows = (
+                (digest, self.calls, len(call.messages) - at)
+                for at, digest in enumerate(digests[: len(call.messages)], 1)
+            )
             self._db.executemany("INSERT INTO prefixes VALUES (?, ?, ?)", rows)
 
     def add_trace(self, trace: str, session: str | None, tags: tuple[str, ...], meta: dict[str, Any]) -> None:
@@ -123,7 +126,9 @@ class CallStore:
             (CALL,),
         )
         # A session of one request says nothing of others: gateways make such ids up for each request.
-        execute("CREATE TABLE several AS SELECT session FROM calls WHERE gone = 0 AND NOT alone GROUP BY session HAVING COUNT(*) > 1")
+        execute(
+            "CREATE TABLE several AS SELECT session FROM calls WHERE gone = 0 AND NOT alone GROUP BY session HAVING COUNT(*) > 1"
+        )
         execute("CREATE INDEX by_several ON several (session)")
         execute("CREATE INDEX by_session ON calls (session)")
         execute("UPDATE calls SET session = NULL WHERE NOT alone AND session NOT IN (SELECT session FROM several)")
@@ -174,9 +179,14 @@ class CallStore:
     def _joined(self, numbers: list[int]) -> Joined:
         marks = ",".join("?" * len(numbers)) if len(numbers) < 500 else ",".join(map(str, numbers))
         values = numbers if len(numbers) < 500 else []
-        rows = self._db.execute(f"SELECT n, file, line, part, session, trace, json FROM calls JOIN bodies USING (n) WHERE n IN ({marks})", values)
+        rows = self._db.execute(
+            f"SELECT n, file, line, part, session, trace, json FROM calls JOIN bodies USING (n) WHERE n IN ({marks})",
+            values,
+        )
         held = {row[0]: row for row in rows.fetchall()}
-        calls = [orjson.loads(held[n][6]) | {"session": held[n][4] or orjson.loads(held[n][6])["session"]} for n in numbers]
+        calls = [
+            orjson.loads(held[n][6]) | {"session": held[n][4] or orjson.loads(held[n][6])["session"]} for n in numbers
+        ]
         _, file, line, part, _, _, _ = held[numbers[-1] if len(numbers) == 1 else numbers[0]]
         joined = Joined(calls, _in_a_row(calls), file, line, part)
         traces = {held[n][5]: None for n in numbers}
@@ -193,7 +203,9 @@ class CallStore:
         """Yield trace and content of the requests that a request repeats as its history."""
         open_ones = [n]
         while open_ones:
-            rows = self._db.execute("SELECT n, trace, json FROM calls JOIN bodies USING (n) WHERE gone = ? ORDER BY n", (open_ones.pop(),)).fetchall()
+            rows = self._db.execute(
+                "SELECT n, trace, json FROM calls JOIN bodies USING (n) WHERE gone = ? ORDER BY n", (open_ones.pop(),)
+            ).fetchall()
             for own, trace, packed in rows:
                 open_ones.append(own)
                 yield trace, packed
@@ -280,6 +292,8 @@ def _called(call: Any) -> Any:
 
 
 def _text(content: Any) -> Any:
-    if isinstance(content, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
+    ):
         return "".join(part["text"] for part in content).strip()
     return content.strip() if isinstance(content, str) else content

@@ -11,8 +11,20 @@ from convbatch.dataset.logs.entries import LogFile
 from convbatch.errors import Issue
 
 _KINDS = ("GENERATION", "SPAN", "EVENT", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EVALUATOR", "EMBEDDING", "GUARDRAIL")
-_TRACE_KEYS = ("sessionId", "session_id", "userId", "user_id", "observations", "htmlPath", "bookmarked", "projectId", "release")
-_NO_CONTENT = "export with input and output (API: fields=core,basic,io), and trace without LANGFUSE_MASK or capture_input=False"
+_TRACE_KEYS = (
+    "sessionId",
+    "session_id",
+    "userId",
+    "user_id",
+    "observations",
+    "htmlPath",
+    "bookmarked",
+    "projectId",
+    "release",
+)
+_NO_CONTENT = (
+    "export with input and output (API: fields=core,basic,io), and trace without LANGFUSE_MASK or capture_input=False"
+)
 
 
 def detect(record: Mapping[str, Any]) -> bool:
@@ -39,7 +51,9 @@ def read(files: Iterable[tuple[LogFile, Collector]]) -> None:
                 continue
             for row in _rows(entry.value):
                 if not detect(row):
-                    hint = 'an observation has "type" and "traceId"; a trace has "id", "input", "output" and "sessionId"'
+                    hint = (
+                        'an observation has "type" and "traceId"; a trace has "id", "input", "output" and "sessionId"'
+                    )
                     found = "keys " + ", ".join(map(str, list(row)[:12]))
                     issue = Issue(what="neither a trace nor an observation of Langfuse", found=found, hint=hint)
                     collector.problem(issue, entry.line, entry.part)
@@ -66,12 +80,19 @@ def _tags(row: Mapping[str, Any]) -> tuple[str, ...]:
     tags = read_json(_either(row, "tags", "traceTags", "trace_tags"))
     found = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
     environment = _either(row, "environment")
-    return (*found, *([f"environment:{environment}"] if isinstance(environment, str) and environment != "default" else ()))
+    return (
+        *found,
+        *([f"environment:{environment}"] if isinstance(environment, str) and environment != "default" else ()),
+    )
 
 
 def _meta(row: Mapping[str, Any]) -> dict[str, Any]:
     user = first_named(dict(row), "userId", "user_id")
-    return known(user_id=user, name=first_named(dict(row), "traceName", "trace_name", "name"), release=first_named(dict(row), "release"))
+    return known(
+        user_id=user,
+        name=first_named(dict(row), "traceName", "trace_name", "name"),
+        release=first_named(dict(row), "release"),
+    )
 
 
 def _trace(row: dict[str, Any], line: int | None, part: str | None, collector: Collector) -> None:
@@ -109,7 +130,9 @@ def _observation(
         return
     trace = first_named(row, "traceId", "trace_id")
     has_failed = row.get("level") == "ERROR"
-    model = first_named(row, "model", "providedModelName", "provided_model_name") or (asked.model if isinstance(asked.model, str) else None)
+    model = first_named(row, "model", "providedModelName", "provided_model_name") or (
+        asked.model if isinstance(asked.model, str) else None
+    )
     collector.call(
         LogCall(
             messages=asked.messages, reply=read_reply(row.get("output")), line=line, part=part, level=CALL,

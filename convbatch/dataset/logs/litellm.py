@@ -13,7 +13,19 @@ from convbatch.errors import Issue
 _KEYS = ("spend", "call_type", "litellm_call_id", "response_cost", "request_id", "custom_llm_provider", "startTime")
 _NO_CONTENT = "set general_settings: store_prompts_in_spend_logs: true at the proxy (and turn_off_message_logging off)"
 _REDACTED, _TRUNCATED = "redacted-by-litellm", "litellm_truncated"
-_OTHER = ("embedding", "image", "speech", "transcription", "moderation", "rerank", "batch", "file", "search", "ocr", "video")
+_OTHER = (
+    "embedding",
+    "image",
+    "speech",
+    "transcription",
+    "moderation",
+    "rerank",
+    "batch",
+    "file",
+    "search",
+    "ocr",
+    "video",
+)
 
 
 def detect(record: Mapping[str, Any]) -> bool:
@@ -21,7 +33,9 @@ def detect(record: Mapping[str, Any]) -> bool:
     rows = record.get("data")
     if isinstance(rows, list) and rows and isinstance(rows[0], dict):
         record = rows[0]
-    return ("messages" in record or "proxy_server_request" in record or "response" in record) and sum(key in record for key in _KEYS) > 2
+    return ("messages" in record or "proxy_server_request" in record or "response" in record) and sum(
+        key in record for key in _KEYS
+    ) > 2
 
 
 def read(files: Iterable[tuple[LogFile, Collector]]) -> None:

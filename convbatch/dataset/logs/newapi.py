@@ -57,7 +57,9 @@ def _read(row: dict[str, Any], line: int | None, part: str | None, collector: Co
         collector.other("rows that are no requests")
         return
     other = read_json(row.get("other"))
-    held = (other if isinstance(other, dict) else {}) | {key: value for key, value in row.items() if value not in (None, "")}
+    held = (other if isinstance(other, dict) else {}) | {
+        key: value for key, value in row.items() if value not in (None, "")
+    }
     asked = read_request(next((held[key] for key in _REQUESTS if held.get(key)), None))
     if asked is None or not any(is_said(message) for message in asked.messages):
         collector.without_content(_NO_CONTENT)
@@ -89,7 +91,9 @@ def _streamed(text: str) -> Message | None:
     for line in text.splitlines():
         chunk = read_json(line.partition("data:")[2].strip()) if line.startswith("data:") else None
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
-        delta = choices[0].get("delta") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+        delta = (
+            choices[0].get("delta") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+        )
         if not isinstance(delta, dict):
             continue
         said.append(str(delta.get("content") or ""))
@@ -97,7 +101,9 @@ def _streamed(text: str) -> Message | None:
             if not isinstance(piece, dict):
                 continue
             at = piece.get("index")
-            call = calls.setdefault(at if isinstance(at, int) else number, {"type": "function", "function": {"name": "", "arguments": ""}})
+            call = calls.setdefault(
+                at if isinstance(at, int) else number, {"type": "function", "function": {"name": "", "arguments": ""}}
+            )
             function = piece.get("function") if isinstance(piece.get("function"), dict) else {}
             if piece.get("id"):
                 call["id"] = piece["id"]

@@ -31,7 +31,12 @@ def is_results(record: Mapping[str, Any]) -> bool:
 def is_result(record: Mapping[str, Any]) -> bool:
     """Whether a record is one result."""
     prompt = record.get("prompt")
-    return isinstance(prompt, dict) and "raw" in prompt and ("testCase" in record or "vars" in record) and "provider" in record
+    return (
+        isinstance(prompt, dict)
+        and "raw" in prompt
+        and ("testCase" in record or "vars" in record)
+        and "provider" in record
+    )
 
 
 def is_test_row(record: Mapping[str, Any]) -> bool:
@@ -41,7 +46,9 @@ def is_test_row(record: Mapping[str, Any]) -> bool:
 
 def is_result_row(record: Mapping[str, Any]) -> bool:
     """Whether a record is a row of a table of results."""
-    return any(_RESULT_COLUMN.fullmatch(key) for key in record) and all(isinstance(value, str) for value in record.values())
+    return any(_RESULT_COLUMN.fullmatch(key) for key in record) and all(
+        isinstance(value, str) for value in record.values()
+    )
 
 
 def read(files: Iterable[tuple[LogFile, Collector]]) -> None:
@@ -57,7 +64,11 @@ def read(files: Iterable[tuple[LogFile, Collector]]) -> None:
                     if isinstance(one, dict) and is_result(one):
                         _result(one, first_named(value, "evalId"), entry.line, f"result {number}", collector)
                     else:
-                        collector.problem(Issue(what="a result of an unknown form", hint="promptfoo eval -o results.json"), entry.line, f"result {number}")
+                        collector.problem(
+                            Issue(what="a result of an unknown form", hint="promptfoo eval -o results.json"),
+                            entry.line,
+                            f"result {number}",
+                        )
             elif is_result(value):
                 _result(value, first_named(value, "evalId"), entry.line, entry.part, collector)
             elif is_config(value):
@@ -86,15 +97,21 @@ def chat_of(text: str) -> list[Message] | None:
 
 def with_checks(messages: list[Message], checks: list[Check]) -> list[Message]:
     """Return messages with checks on the reply to the last one."""
-    return [*messages[:-1], {**messages[-1], "checks": checks}] if checks and messages[-1]["role"] == "user" else messages
+    return (
+        [*messages[:-1], {**messages[-1], "checks": checks}] if checks and messages[-1]["role"] == "user" else messages
+    )
 
 
-def _result(result: dict[str, Any], evaluation: str | None, line: int | None, part: str | None, collector: Collector) -> None:
+def _result(
+    result: dict[str, Any], evaluation: str | None, line: int | None, part: str | None, collector: Collector
+) -> None:
     prompt, test = result["prompt"], result.get("testCase")
     test = test if isinstance(test, dict) else {}
     messages = chat_of(prompt["raw"]) if isinstance(prompt["raw"], str) else read_messages(prompt["raw"])
     if not messages or not any(is_said(message) for message in messages):
-        collector.without_content("results have the prompts: promptfoo eval -o results.json, without PROMPTFOO_STRIP_PROMPT_TEXT")
+        collector.without_content(
+            "results have the prompts: promptfoo eval -o results.json, without PROMPTFOO_STRIP_PROMPT_TEXT"
+        )
         return
     provider = result["provider"]
     model = first_named(provider, "id", "label") if isinstance(provider, dict) else provider
@@ -135,7 +152,11 @@ def _output(output: Any) -> Message | None:
 
 def _result_row(row: dict[str, str], line: int | None, collector: Collector) -> None:
     names = [key for key in row if _RESULT_COLUMN.fullmatch(key)]
-    inputs = [key for key in row if key not in names and key not in _FIGURES and not key.startswith("(column") and row[key].strip()]
+    inputs = [
+        key
+        for key in row
+        if key not in names and key not in _FIGURES and not key.startswith("(column") and row[key].strip()
+    ]
     if len(inputs) != 1:
         hint = "only the JSON results have the prompts: promptfoo export eval EVAL -o results.json"
         what = f"a table of results with {len(inputs)} variables, and without the prompt that they were put into"

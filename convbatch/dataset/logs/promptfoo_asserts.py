@@ -105,4 +105,16 @@ def read_cells(cells: Sequence[str]) -> Read:
     return read_asserts(values)
 
 
-_OTHERS = ("fn", "eval", "grade", "similar", "javascript", "python", "file", "webhook", "levenshtein", "latency", "cost")
+_OTHERS = (
+    "fn",
+    "eval",
+    "grade",
+    "similar",
+    "javascript",
+    "python",
+    "file",
+    "webhook",
+    "levenshtein",
+    "latency",
+    "cost",
+)

@@ -17,7 +17,6 @@ from convbatch.dataset.logs.call import Collector, LogCall, Message, first_named
 from convbatch.dataset.logs.chat import read_json, read_messages
 from convbatch.dataset.logs.promptfoo_asserts import read_asserts, read_cells
 from convbatch.dataset.logs.promptfoo_template import TemplateRefused, render
-from convbatch.dataset.logs.yaml_file import read_yaml
 from convbatch.errors import Issue
 
 _MOST_BYTES = 4 * 2**20
@@ -28,7 +27,9 @@ _QUESTIONS = ("question", "prompt", "input", "query", "message", "user", "text",
 
 def is_config(record: Mapping[str, Any]) -> bool:
     """Whether a record is a config."""
-    return "prompts" in record and any(key in record for key in ("tests", "providers", "scenarios", "defaultTest", "targets"))
+    return "prompts" in record and any(
+        key in record for key in ("tests", "providers", "scenarios", "defaultTest", "targets")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,13 @@ def read_test_rows(rows: Sequence[tuple[int | None, dict[str, Any]]], collector:
         collector.problem(Issue(what=what, hint="convert the config that names it (promptfooconfig.yaml)"), rows[0][0])
         return
     name = names[0] if len(columns) != 1 else columns[0]
-    _dialogues(_Prompt(text="{{ " + name + " }}{# _conversation #}"), None, [_row_test(row, line) for line, row in rows], collector, only=name)
+    _dialogues(
+        _Prompt(text="{{ " + name + " }}{# _conversation #}"),
+        None,
+        [_row_test(row, line) for line, row in rows],
+        collector,
+        only=name,
+    )
 
 
 def _row_test(row: dict[str, Any], line: int | None) -> _Test:
@@ -119,7 +126,9 @@ def _dialogues(
                 own = _rendered(prompt, test, only)
             except TemplateRefused as refused:
                 hint = "dialogues are made of prompts with variables, loops over lists and conditions"
-                collector.problem(Issue(what=str(refused), hint=hint), test.line, None if test.line else f"test {number}")
+                collector.problem(
+                    Issue(what=str(refused), hint=hint), test.line, None if test.line else f"test {number}"
+                )
                 continue
             checks, without = read_asserts(test.asserts)
             more, also_without = read_cells(test.cells)
@@ -155,7 +164,9 @@ def _rendered(prompt: _Prompt, test: _Test, only: str | None) -> list[Message]:
     messages = messages or [{"role": "user", "content": text}]
     if messages[-1]["role"] != "user":
         raise TemplateRefused("a prompt that does not end with a message of the user")
-    return [{**message, "ask": False} if message["role"] == "user" else message for message in messages[:-1]] + [messages[-1]]
+    return [{**message, "ask": False} if message["role"] == "user" else message for message in messages[:-1]] + [
+        messages[-1]
+    ]
 
 
 def _without_trailing_commas(text: str) -> str:
@@ -200,13 +211,19 @@ def _prompts(value: Any, folder: Path) -> Iterator[_Prompt]:
             text = one.get("raw", one.get("prompt", one.get("id")))
         if not isinstance(text, str):
             raise _Refused("a prompt that is no text and no file", "prompts: ['text', 'file://prompt.txt']")
-        is_file = text.startswith("file://") or (text.endswith((".txt", ".json", ".yaml", ".yml", *_CODE)) and "\n" not in text)
+        is_file = text.startswith("file://") or (
+            text.endswith((".txt", ".json", ".yaml", ".yml", *_CODE)) and "\n" not in text
+        )
         yield from _prompt_files(text, label, folder) if is_file else [_Prompt(text=text, label=label)]
 
 
 def _prompt_files(text: str, label: str | None, folder: Path) -> Iterator[_Prompt]:
     named = text.removeprefix("file://")
-    paths = sorted(folder.glob(named))[:1_000] if "*" in named and ".." not in named and not named.startswith("/") else [folder / named]
+    paths = (
+        sorted(folder.glob(named))[:1_000]
+        if "*" in named and ".." not in named and not named.startswith("/")
+        else [folder / named]
+    )
     if not paths:
         raise _Refused(f"no file fits {text}", "name the file of the prompt")
     for path in paths:
@@ -222,7 +239,9 @@ def _prompt_files(text: str, label: str | None, folder: Path) -> Iterator[_Promp
 def _below(path: Path, folder: Path) -> Path:
     """Return a path, if it is below the folder of the config also after links are followed."""
     if path.suffix in _CODE or ":" in path.name:
-        raise _Refused(f"{path.name} is code, which is never run", "write what it returns into a file, and name that file")
+        raise _Refused(
+            f"{path.name} is code, which is never run", "write what it returns into a file, and name that file"
+        )
     try:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise _Refused(f"{path} is not below the folder of the config", "copy it there, and name the copy")
@@ -302,7 +321,11 @@ def _expanded(default: Mapping[str, Any], test: Mapping[str, Any], folder: Path)
     """Yield a test for each combination of the values in lists, as promptfoo does."""
     both = _merged(default, test)
     values = {name: _variable(value, folder) for name, value in both["vars"].items()}
-    lists = {name: value for name, value in values.items() if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value)}
+    lists = {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value)
+    }
     for chosen in itertools.product(*lists.values()) if lists else [()]:
         variables = values | dict(zip(lists, chosen, strict=True))
         yield _Test(

@@ -66,7 +66,7 @@ def render(text: str, variables: Mapping[str, Any], *, in_json: bool = False) ->
     except ImportError:
         raise SetupError("templates of promptfoo need a library that is not installed", hint=_INSTALL) from None
     try:
-        tree = Environment(autoescape=False, keep_trailing_newline=True).parse(text)  # noqa: S701  # nothing is rendered
+        tree = Environment(autoescape=False, keep_trailing_newline=True).parse(text)  # nothing is rendered
         return _Evaluator(nodes, in_json=in_json).text(tree, variables)
     except TemplateError as error:
         raise TemplateRefused(f"a broken template: {excerpt(str(error))}") from None
@@ -130,7 +130,9 @@ class _Evaluator:
             elif isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name):
                 scope[node.target.name] = self._value(node.node, scope)
             else:
-                raise TemplateRefused(f"a template with {type(node).__name__}, which is not evaluated (line {node.lineno})")
+                raise TemplateRefused(
+                    f"a template with {type(node).__name__}, which is not evaluated (line {node.lineno})"
+                )
 
     def _piece(self, node: Any, scope: dict[str, Any]) -> str:
         if isinstance(node, self._nodes.TemplateData):
@@ -140,7 +142,11 @@ class _Evaluator:
             raise TemplateRefused(f"no value for {{{{{value.name}}}}}")
         is_json = isinstance(node, self._nodes.Filter) and node.name in ("dump", "tojson", "safe")
         text = _shown(value)
-        return json.dumps(text, ensure_ascii=False)[1:-1] if self._in_json and not is_json and isinstance(value, str) else text
+        return (
+            json.dumps(text, ensure_ascii=False)[1:-1]
+            if self._in_json and not is_json and isinstance(value, str)
+            else text
+        )
 
     def _for(self, node: Any, scope: dict[str, Any]) -> Iterator[str]:
         held = self._value(node.iter, scope)
@@ -188,12 +194,19 @@ class _Evaluator:
                 chosen = node.expr1 if self._value(node.test, scope) else node.expr2
                 return "" if chosen is None else self._value(chosen, scope)
             case _:
-                raise TemplateRefused(f"a template with {type(node).__name__}, which is not evaluated (line {node.lineno})")
+                raise TemplateRefused(
+                    f"a template with {type(node).__name__}, which is not evaluated (line {node.lineno})"
+                )
 
     def _item(self, held: Any, key: Any) -> Any:
         if isinstance(held, dict) and isinstance(key, str):
             return held.get(key, _Undefined(key))
-        if isinstance(held, list) and isinstance(key, int) and not isinstance(key, bool) and -len(held) <= key < len(held):
+        if (
+            isinstance(held, list)
+            and isinstance(key, int)
+            and not isinstance(key, bool)
+            and -len(held) <= key < len(held)
+        ):
             return held[key]
         if key == "length" and isinstance(held, list | str):
             return len(held)

@@ -171,7 +171,9 @@ def _any_value(value: Any) -> Any:
     if key == "intValue":
         return int(held) if re.fullmatch(r"-?\d{1,18}", str(held)) else held
     if key == "arrayValue":
-        return [_any_value(item) for item in (held or {}).get("values") or ()] if isinstance(held, dict | None) else held
+        return (
+            [_any_value(item) for item in (held or {}).get("values") or ()] if isinstance(held, dict | None) else held
+        )
     if key == "kvlistValue":
         return _pairs(held.get("values")) if isinstance(held, dict) else held
     return held
@@ -195,7 +197,14 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
     for key, item in value.items():
         name = f"{prefix}.{key}" if prefix else key
         # Nested objects are attributes of dotted names only below known names: others are values.
-        nested = isinstance(item, dict) and name.split(".")[0] in ("gen_ai", "llm", "openinference", "session", "input", "output")
+        nested = isinstance(item, dict) and name.split(".")[0] in (
+            "gen_ai",
+            "llm",
+            "openinference",
+            "session",
+            "input",
+            "output",
+        )
         found |= _flat(item, name) if nested else {name: item}
     return found
 

@@ -10,18 +10,27 @@ import ast
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from convbatch.dataset.logs.call import AGENT, CALL, TRACE, Collector, LogCall, Message, first_named, known, named
-from convbatch.dataset.logs.chat import is_said, read_json, read_messages, read_reply, read_request, settings_of, system_text
+from convbatch.dataset.logs.chat import (
+    is_said,
+    read_json,
+    read_messages,
+    read_reply,
+    read_request,
+    settings_of,
+    system_text,
+)
 from convbatch.dataset.logs.entries import Entry, LogFile
 from convbatch.dataset.logs.span import LogRecord, Span, SpanEvent, is_export, numbered, read_spans
 from convbatch.errors import Issue
 
-CAPTURE = "set OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true (TRACELOOP_TRACE_CONTENT=true) in the traced program"
+CAPTURE = (
+    "set OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true (TRACELOOP_TRACE_CONTENT=true) in the traced program"
+)
 """How the messages get into spans."""
 _HIDDEN = "unset OPENINFERENCE_HIDE_INPUTS and OPENINFERENCE_HIDE_OUTPUTS in the traced program"
 _SHAPE = 'a span has "attributes" and a "span_id", or stands in "resourceSpans" (OTLP JSON)'
@@ -63,9 +72,13 @@ def _keep(held: sqlite3.Connection, number: int, entry: Entry, collector: Collec
     if entry.issue is not None:
         collector.problem(entry.issue, entry.line, entry.part)
         return
-    if not is_export(entry.value) and not any(isinstance(entry.value.get(key), list) for key in ("data", "spans", "batches")):
+    if not is_export(entry.value) and not any(
+        isinstance(entry.value.get(key), list) for key in ("data", "spans", "batches")
+    ):
         found = "keys " + ", ".join(map(str, list(entry.value)[:12]))
-        collector.problem(Issue(what="neither a span nor a log record", found=found, hint=_SHAPE), entry.line, entry.part)
+        collector.problem(
+            Issue(what="neither a span nor a log record", found=found, hint=_SHAPE), entry.line, entry.part
+        )
         return
     for one in read_spans(entry.value):
         if isinstance(one, LogRecord):
@@ -130,7 +143,10 @@ def _level(span: Span) -> int | None:
         return CALL
     if kind in ("AGENT", "CHAIN") or observed in ("agent", "chain", "span"):
         return TRACE
-    if any(key.startswith(("gen_ai.prompt", "gen_ai.input.messages", "gen_ai.request.model", "llm.input_messages")) for key in attributes):
+    if any(
+        key.startswith(("gen_ai.prompt", "gen_ai.input.messages", "gen_ai.request.model", "llm.input_messages"))
+        for key in attributes
+    ):
         return CALL
     is_told = any(event.name.startswith("gen_ai.") for event in span.events)
     return CALL if is_told or "llm.request.type" in attributes else None
@@ -153,7 +169,9 @@ def _read(span: Span, records: tuple[SpanEvent, ...], line: int | None, part: st
     model = first_named(attributes, "gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "llm.request.model",
                         "langfuse.observation.model.name", "langfuse.observation.model")  # fmt: skip
     provider = first_named(attributes, "gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
-    environment = first_named(attributes, "deployment.environment.name", "deployment.environment", "langfuse.environment")
+    environment = first_named(
+        attributes, "deployment.environment.name", "deployment.environment", "langfuse.environment"
+    )
     environment = environment or first_named(span.resource, "deployment.environment.name", "deployment.environment")
     recorded = read_json(attributes.get("tag.tags", attributes.get("langfuse.trace.tags")))
     tags = [tag for tag in recorded if isinstance(tag, str)] if isinstance(recorded, list) else []
@@ -171,7 +189,11 @@ def _read(span: Span, records: tuple[SpanEvent, ...], line: int | None, part: st
             model=model,
             tools=tools,
             settings=settings,
-            tags=(*tags, *([f"environment:{environment}"] if environment else []), *(["status:error"] if span.has_failed else [])),
+            tags=(
+                *tags,
+                *([f"environment:{environment}"] if environment else []),
+                *(["status:error"] if span.has_failed else []),
+            ),
             meta=known(
                 provider=provider,
                 user_id=first_named(attributes, "user.id", "enduser.id", "langfuse.user.id", "langfuse.trace.user_id"),
@@ -200,7 +222,13 @@ def _content(span: Span, records: tuple[SpanEvent, ...]) -> _Content:
         for row in numbered(attributes, "llm.request.functions")
         if isinstance(row, dict)
     ]
-    settings = settings_of({key.removeprefix("gen_ai.request."): value for key, value in attributes.items() if key.startswith("gen_ai.request.")})
+    settings = settings_of(
+        {
+            key.removeprefix("gen_ai.request."): value
+            for key, value in attributes.items()
+            if key.startswith("gen_ai.request.")
+        }
+    )
     for event in (None, *span.events, *records):
         held = attributes if event is None else event.attributes
         if event is not None and isinstance(event.body, dict):
@@ -218,10 +246,15 @@ def _content(span: Span, records: tuple[SpanEvent, ...]) -> _Content:
         return *told, tools, settings
     if any(key.startswith(("llm.", "input.value")) for key in attributes):
         return _inference(attributes)
-    for prompt, completion in (("gen_ai.prompt", "gen_ai.completion"), ("langfuse.observation.input", "langfuse.observation.output")):
+    for prompt, completion in (
+        ("gen_ai.prompt", "gen_ai.completion"),
+        ("langfuse.observation.input", "langfuse.observation.output"),
+    ):
         asked = read_request(attributes.get(prompt))
         if asked is not None:
-            found = settings or settings_of(attributes.get("langfuse.observation.model.parameters")) or dict(asked.settings)
+            found = (
+                settings or settings_of(attributes.get("langfuse.observation.model.parameters")) or dict(asked.settings)
+            )
             return asked.messages, read_reply(attributes.get(completion)), tools or asked.tools, found
     return [], None, tools, settings
 
@@ -249,7 +282,11 @@ def _told(events: Iterable[SpanEvent]) -> tuple[list[Message], Message | None]:
         held = inner if isinstance(inner, dict) else held
         if event.name in _EVENT_ROLES:
             message = {"role": _EVENT_ROLES[event.name], **held}
-            message["content"] = read_json(held["content"]) if isinstance(held.get("content"), str) and held["content"].startswith('[{"type"') else held.get("content")
+            message["content"] = (
+                read_json(held["content"])
+                if isinstance(held.get("content"), str) and held["content"].startswith('[{"type"')
+                else held.get("content")
+            )
             message["tool_calls"] = read_json(held.get("tool_calls"))
             if event.name == "gen_ai.tool.message":
                 message["tool_call_id"] = held.get("tool_call_id", held.get("id"))
@@ -274,12 +311,19 @@ def _inference(attributes: Mapping[str, Any]) -> _Content:
     settings = settings_of(attributes.get("llm.invocation_parameters"))
     rows = _list(attributes, "llm.input_messages")
     messages = [message for row in rows if (message := _inference_message(row)) is not None]
-    outputs = [message for row in _list(attributes, "llm.output_messages") if (message := _inference_message(row)) is not None]
+    outputs = [
+        message for row in _list(attributes, "llm.output_messages") if (message := _inference_message(row)) is not None
+    ]
     tools = [read_json(_unprefixed(row, "tool").get("json_schema")) for row in _list(attributes, "llm.tools")]
     tools = [tool for tool in tools if isinstance(tool, dict)]
     if not any(is_said(message) for message in messages):
         found = [] if asked is None else asked.messages
-        return found, replied, tools or (asked.tools if asked else None), settings or dict(asked.settings if asked else {})
+        return (
+            found,
+            replied,
+            tools or (asked.tools if asked else None),
+            settings or dict(asked.settings if asked else {}),
+        )
     # The request itself has the text of a message as it was sent, where the attributes flatten its parts.
     if asked is not None and len(asked.messages) == len(messages):
         messages = asked.messages
@@ -343,5 +387,3 @@ def _inference_part(part: Mapping[str, Any]) -> dict[str, Any]:
         url = part.get("image.image.url", inner.get("url"))
         return {"type": "image_url", "image_url": {"url": url}}
     return {"type": "text", "text": part.get("text")}
-
-
