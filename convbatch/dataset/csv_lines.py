@@ -42,7 +42,7 @@ class CsvLines:
     """Iterates over the rows of one file; has the interface of `JsonLines`, and reads the whole file into memory."""
 
     def __init__(self, path: Path, *, repeated_columns: bool = False) -> None:
-        """Args: path: The file. repeated_columns: Of columns with one name the first counts, as in exports of frames."""
+        """Args: path: The file. repeated_columns: Of columns with one name the first counts, as exports have them."""
         self.path = path
         self.consumed = 0
         self.blank_lines = 0

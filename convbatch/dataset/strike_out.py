@@ -1,4 +1,4 @@
-"""Strike secrets and personal data out of a dialogue: `<email-1>`, `<key-1>`, `<card-1>` …
+"""Strike secrets and personal data out of a dialogue, by placeholders such as `<email-1>`, `<key-1>` and `<card-1>`.
 
 The same value has the same placeholder everywhere in one dialogue (texts, ids, tags, `meta`, calls and their results),
 and another dialogue numbers anew, so that nobody can be followed from one to the next. What is found is decided by
@@ -64,48 +64,83 @@ def _is_long(text: str) -> bool:
 
 _AT = r"(?:@|%40|\\u0040|&#64;|&commat;)"
 _START, _END = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
-_SECRET_NAME = r"(?:pass(?:word|wd|phrase)|passwd|pwd|secret|api[_ -]?key|access[_ -]?key|private[_ -]?key|account[_ -]?key|auth[_ -]?token|access[_ -]?token|refresh[_ -]?token|session[_ -]?token|client[_ -]?secret|token|credentials?|signature|sig|密码|口令|密钥)"
+_SECRET_NAME = (
+    r"(?:pass(?:word|wd|phrase)|passwd|pwd|secret|(?:api|access|private|account)[_ -]?key"
+    r"|token|credentials?|signature|sig|密码|口令|密钥)"
+)
 
 _KINDS = (
     _Kind(
         "key",
-        re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)", re.DOTALL),
+        re.compile(
+            r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)", re.DOTALL
+        ),
         ("PRIVATE KEY",),
     ),
     _Kind("password", re.compile(r"(?<=://)[^\s/@:]{0,256}:[^\s/@]{1,256}(?=@)"), ("://",)),
     _Kind(
         "key",
         re.compile(
-            _START + r"(?:github_pat_\w{16,}|gh[pousr]_[A-Za-z0-9]{16,}|gl(?:pat|ptt|rt)-[\w-]{16,}|xox[abeprs]-[\w-]{8,}|xapp-[\w-]{8,}"
+            _START + r"(?:github_pat_\w{16,}|gh[pousr]_[A-Za-z0-9]{16,}|gl(?:pat|ptt|rt)-[\w-]{16,}"
+            r"|xox[abeprs]-[\w-]{8,}|xapp-[\w-]{8,}"
             r"|npm_[A-Za-z0-9]{16,}|pypi-[\w-]{16,}|SG\.[\w-]{10,}\.[\w-]{10,}|(?:sk|rk|pk)_(?:live|test)_\w{8,}|whsec_\w{8,}"
             r"|A(?:KIA|SIA|ROA|IDA)[A-Z0-9]{12,}|r8_\w{16,}|dop_v1_\w{16,}|AGE-SECRET-KEY-\w+|lsv2_\w{16,}|nvapi-[\w-]{16,}"
             r"|(?:pk|sk)-lf-[\w-]{8,}|GOCSPX-[\w-]{10,}|ya29\.[\w.-]{8,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
         ),
     ),
-    _Kind("key", re.compile(r"(?i:" + _START + r"(?:Bearer|Basic))\s+(?=[^\s\"']*\d)([\w.+/=~-]{12,})"), ("earer", "asic", "EARER", "ASIC")),
+    _Kind(
+        "key",
+        re.compile(r"(?i:" + _START + r"(?:Bearer|Basic))\s+(?=[^\s\"']*\d)([\w.+/=~-]{12,})"),
+        ("earer", "asic", "EARER", "ASIC"),
+    ),
     _Kind("key", re.compile(KEY_SHAPE.pattern.replace(r"|(?:Bearer|Basic)\s+\S{8,}", ""))),
     _Kind(
         "secret",
-        re.compile(r"(?i)" + _SECRET_NAME + r"[\"'\\]{0,3}\s{0,3}(?:[:=：]|是)\s{0,3}[\"'\\]{0,3}((?![<{$])[^\s\"'\\,;，。；<>&]{6,512})"),
+        re.compile(
+            r"(?i)" + _SECRET_NAME + r"[\"'\\]{0,3}\s{0,3}(?:[:=：]|是)\s{0,3}[\"'\\]{0,3}"
+            r"((?![<{$])[^\s\"'\\,;，。；<>&]{6,512})"
+        ),
         is_one=_is_long,
     ),
-    _Kind("secret", re.compile(r"(?i)" + _SECRET_NAME + r"\s+(?:is|was)\s+[\"']?(?=[^\s\"',;]*\d)([^\s\"',;<>]{6,512})"), is_one=_is_long),
+    _Kind(
+        "secret",
+        re.compile(r"(?i)" + _SECRET_NAME + r"\s+(?:is|was)\s+[\"']?(?=[^\s\"',;]*\d)([^\s\"',;<>]{6,512})"),
+        is_one=_is_long,
+    ),
     _Kind(
         "email",
-        re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]+" + _AT + r"(?:[A-Za-z0-9-]+\.)+(?:[A-Za-z]{2,63}|xn--[A-Za-z0-9-]+)"),
+        re.compile(
+            r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]+" + _AT + r"(?:[A-Za-z0-9-]+\.)+"
+            r"(?:[A-Za-z]{2,63}|xn--[A-Za-z0-9-]+)"
+        ),
         ("@", "40", "64;", "&commat"),
         same=lambda text: re.sub(_AT, "@", text).casefold(),
     ),
     _Kind("email", re.compile(r"(?<![\w.+-])[\w.+-]+@(?:[\w-]+\.)+[^\W\d_]{2,63}"), ("@",), same=str.casefold),
-    _Kind("iban", re.compile(_START + r"[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?" + _END), is_one=_is_iban,
-          same=lambda text: text.replace(" ", "")),
-    _Kind("id", re.compile(_START + r"[1-9]\d{5}(?:19|20)\d{2}[01]\d[0-3]\d{4}[\dXx]" + _END), is_one=_is_chinese_id, same=str.upper),
+    _Kind(
+        "iban",
+        re.compile(_START + r"[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?" + _END),
+        is_one=_is_iban,
+        same=lambda text: text.replace(" ", ""),
+    ),
+    _Kind(
+        "id",
+        re.compile(_START + r"[1-9]\d{5}(?:19|20)\d{2}[01]\d[0-3]\d{4}[\dXx]" + _END),
+        is_one=_is_chinese_id,
+        same=str.upper,
+    ),
     _Kind("card", re.compile(_START + r"\d(?:[ -]?\d){12,18}" + _END), is_one=_is_card, same=_digits),
     _Kind("id", re.compile(_START + r"(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}" + _END)),
-    _Kind("phone", re.compile(r"(?<![\w+])(?:\+|00)[1-9]\d{0,3}(?:[ .()/-]{0,2}\d){6,13}" + _END), ("+", "00"), _is_phone, _digits),
+    _Kind(
+        "phone",
+        re.compile(r"(?<![\w+])(?:\+|00)[1-9]\d{0,3}(?:[ .()/-]{0,2}\d){6,13}" + _END),
+        ("+", "00"),
+        _is_phone,
+        _digits,
+    ),
     _Kind("phone", re.compile(_START + r"1[3-9]\d(?:[ -]?\d{4}){2}" + _END), same=_digits),
     _Kind("phone", re.compile(r"(?<![\w-])(?:\(\d{3}\) ?|\d{3}[-.])\d{3}[-.]\d{4}(?![\w-])"), same=_digits),
-)  # fmt: skip
+)
 KINDS = tuple(dict.fromkeys(kind.name for kind in _KINDS))
 """Names in placeholders."""
 

@@ -120,7 +120,7 @@ def test_bombs_in_an_archive_are_refused_by_what_they_declare_and_by_what_they_u
     assert "samples/a.json: a member of 67108883 bytes" in problem
     lying = bytearray(path.read_bytes())
     for at in range(len(lying) - 4):
-        if lying[at : at + 4] == len(huge).to_bytes(4, "little"):
+        if bytes(lying[at : at + 4]) == len(huge).to_bytes(4, "little"):
             lying[at : at + 4] = (500).to_bytes(4, "little")
     path.write_bytes(lying)
     assert any("samples/a.json" in one for one in problems_of(path, "inspect-log", tmp_path / "out.jsonl"))

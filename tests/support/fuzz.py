@@ -36,6 +36,8 @@ from convbatch.config.credentials import read_env_file
 from convbatch.config.loader import load_shipped_config, read_config
 from convbatch.config.targets import resolve_targets
 from convbatch.dataset.jsonl import encode_json_line
+from convbatch.dataset.logs.convert import convert_logs, log_form
+from convbatch.dataset.logs.registry import LOG_FORMS
 from convbatch.dataset.selection import convert, scan
 from convbatch.dialogue import Dialogue
 from convbatch.errors import ConvbatchError, InputError, Problem, SetupError
@@ -379,6 +381,44 @@ def _converts(source: Path, target: Path, good: bool) -> None:
         must(target.read_bytes().count(b"\n") == written, "every dialogue is written as one line")
 
 
+LOG_SAMPLES = ROOT / "dataset" / "log_samples"
+LOG_NAMES = {
+    "otel": ("otel_new.jsonl", "otel_otlp_spans.jsonl", "otel_log_records.jsonl", "langfuse_otel.jsonl"),
+    "phoenix": ("phoenix_spans.jsonl", "phoenix.jsonl", "phoenix.csv", "phoenix.parquet"),
+    "litellm": ("litellm_spend.jsonl.gz", "litellm_payloads.json.gz"),
+    "promptfoo": ("promptfoo_results.jsonl", "promptfoo_results.csv", "promptfooconfig.yaml"),
+    "inspect-log": ("inspect_tools.eval", "inspect_tools.json.gz"),
+    "evalscope": ("evalscope/reviews/gpt-4o-mini/general_qa_example.jsonl",),
+}
+"""Samples by kind; the fuzzed text of a gzip sample is its content."""
+
+
+def _log_seeds() -> list[bytes]:
+    paths = [LOG_SAMPLES / name for names in LOG_NAMES.values() for name in names]
+    texts = [gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in paths]
+    # One record: a change then hits what is read of it.
+    return texts + [line for text in texts if text.startswith(b"{") for line in text.splitlines()[:2]]
+
+
+def _logs(data: bytes, rng: random.Random, folder: Path) -> None:
+    suffix = {b"PK": ".eval", b"PA": ".parquet", b"de": ".yaml"}.get(data[:2], rng.choice((".jsonl", ".json", ".csv")))
+    path, out = folder / f"log{suffix}", folder / "new.jsonl"
+    path.write_bytes(data)
+    out.unlink(missing_ok=True)
+    form = log_form([path], None) or LOG_FORMS[rng.choice(list(LOG_FORMS))]
+    try:
+        done = convert_logs([path], out, form, redact=rng.random() < 0.3, partial=rng.random() < 0.5)
+    except InputError as error:
+        must(not out.exists(), "a refused conversion leaves no file")
+        must(all(len(str(problem)) < 20_000 for problem in error.problems), "a problem has a short message")
+    else:
+        seen = list(scan([out]))
+        must(all(isinstance(item, Dialogue) for item in seen), f"what is converted is valid: {seen[:1]}")
+        must(len(seen) == done.dialogues > 0, "every conversation is written as one line")
+    finally:
+        path.unlink()
+
+
 # Run folders
 
 
@@ -628,6 +668,7 @@ def _all_bodies() -> list[bytes]:
 
 READERS: tuple[Reader, ...] = (
     Reader(name="dataset", seeds=_dataset_seeds, read=_datasets),
+    Reader(name="logs", seeds=_log_seeds, read=_logs),
     *(Reader(name=f"reply-{w}", seeds=lambda w=w: _bodies(w, ".json"), read=_replies(w)) for w in PROTOCOLS),
     *(Reader(name=f"stream-{w}", seeds=lambda w=w: _bodies(w, ".sse"), read=_streams(w)) for w in PROTOCOLS),
     *(Reader(name=f"failure-{w}", seeds=_all_bodies, read=_failures(w)) for w in PROTOCOLS),
@@ -644,7 +685,7 @@ READERS: tuple[Reader, ...] = (
     Reader(name="env-file", seeds=lambda: [_ENV.encode()], read=_env_files),
     Reader(name="redactor", seeds=_all_bodies, read=_redactors),
 )
-WEIGHTS = {"record": 0.25, "run-json": 0.25, "journal": 0.3, "config": 0.5, "redactor": 0.3}
+WEIGHTS = {"logs": 0.5, "record": 0.25, "run-json": 0.25, "journal": 0.3, "config": 0.5, "redactor": 0.3}
 """Shares of readers whose inputs take much longer than others."""
 
 

@@ -1,1 +1,1 @@
-"""Logs of other tools as dialogues: recorded requests and replies, put together to conversations; only for `convert`."""
+"""Logs of other tools as dialogues: recorded requests and replies, put together to conversations, for `convert`."""

@@ -1,6 +1,6 @@
 """The JSON members of a zip archive, one at a time and within limits; never extracted to disk.
 
-Also reads members that are compressed with zstd (method 93), as newer `.eval` logs are, which Python's `zipfile` cannot.
+Also reads members that are compressed with zstd (method 93), as in newer `.eval` logs, which `zipfile` cannot.
 """
 
 from __future__ import annotations

@@ -110,6 +110,16 @@ def first_named(record: dict[str, Any], *keys: str) -> str | None:
     return next((found for key in keys if (found := named(record.get(key))) is not None), None)
 
 
+def as_dict(value: Any) -> dict[str, Any]:
+    """Return an object, or an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a list, or an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
 def known(**values: Any) -> dict[str, Any]:
     """Return the values that a log says."""
     return {key: value for key, value in values.items() if value not in (None, "", [], {})}

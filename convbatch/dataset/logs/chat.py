@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from convbatch.dataset.formats.builder import role_of
 from convbatch.dataset.jsonl import RefusedValue, parse_value
-from convbatch.dataset.logs.call import Message
+from convbatch.dataset.logs.call import Message, as_dict
 
 
 class Asked(NamedTuple):
@@ -211,7 +211,7 @@ def _plain_message(role: str, value: Mapping[str, Any]) -> Message:
 
 
 def _call(call: Any) -> Any:
-    """Return a call as OpenAI's chat API writes it; inspect_ai and LangChain have `function` and `args` as plain keys."""
+    """Return a call as OpenAI's chat API writes it; inspect_ai and LangChain have plain keys `function` and `args`."""
     if not isinstance(call, dict) or isinstance(call.get("function"), dict):
         return call
     name = call.get("function", call.get("name"))
@@ -245,42 +245,57 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in part.items() if value is not None}
 
 
+class _Parts(NamedTuple):
+    """What the parts of a message are."""
+
+    content: list[dict[str, Any]]
+    calls: list[Any]
+    results: list[Message]
+
+
 def _parts_message(role: str, parts: Sequence[Any], value: Mapping[str, Any]) -> list[Message] | None:
     """Return a message of OpenTelemetry's parts, or of Gemini's: the results of calls are messages of their own."""
-    content: list[dict[str, Any]] = []
-    calls: list[Any] = []
-    results: list[Message] = []
+    read = _Parts([], [], [])
     for part in parts:
-        part = {"type": "text", "content": part} if isinstance(part, str) else part
-        if not isinstance(part, dict):
-            return None
-        kind = part.get("type")
-        if kind == "tool_call":
-            calls.append(_call(part))
-        elif kind == "tool_call_response":
-            held = part.get("response", part.get("result"))
-            results.append({"role": "tool", "tool_call_id": part.get("id"), "content": held})
-        elif kind in ("reasoning", "thinking") or part.get("thought") is True:
-            continue
-        elif isinstance(part.get("functionCall", part.get("function_call")), dict):
-            call = part.get("functionCall", part.get("function_call"))
-            calls.append(_call({"id": call.get("id"), "name": call.get("name"), "arguments": call.get("args")}))
-        elif isinstance(part.get("functionResponse", part.get("function_response")), dict):
-            held = part.get("functionResponse", part.get("function_response"))
-            results.append({"role": "tool", "name": held.get("name"), "content": held.get("response")})
+        if isinstance(part, str):
+            read.content.append({"type": "text", "text": part})
+        elif isinstance(part, dict):
+            _sort_part(part, read)
         else:
-            content.append(_said(part))
+            return None
+    content, calls, results = read
     if calls:
         said: Any = "".join(str(part.get("text") or "") for part in content) or None
         return [*results, _calls(calls, said)]
-    if role == "tool" or (results and not content):
-        return results or None
+    if results and not content:
+        return results
     texts = [part["text"] for part in content if part.get("type") == "text"]
     plain: Any = content
     if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
-        plain = "".join(texts) if role == "assistant" or len(texts) == 1 else content
-    named = {"name": value["name"]} if role == "tool" and isinstance(value.get("name"), str) else {}
-    return [*results, {"role": role, "content": plain, **named}]
+        plain = "".join(texts) if role in ("assistant", "tool") or len(texts) == 1 else content
+    if role != "tool":
+        return [*results, {"role": role, "content": plain}]
+    named = {key: value[key] for key in ("name", "tool_call_id") if isinstance(value.get(key), str)}
+    return [*results, {"role": "tool", "content": plain, **named}]
+
+
+def _sort_part(part: dict[str, Any], read: _Parts) -> None:
+    kind = part.get("type")
+    call = as_dict(part.get("functionCall", part.get("function_call")))
+    answer = as_dict(part.get("functionResponse", part.get("function_response")))
+    if kind == "tool_call":
+        read.calls.append(_call(part))
+    elif kind == "tool_call_response":
+        held = part.get("response", part.get("result"))
+        read.results.append({"role": "tool", "tool_call_id": part.get("id"), "content": held})
+    elif kind in ("reasoning", "thinking") or part.get("thought") is True:
+        return
+    elif call:
+        read.calls.append(_call({"id": call.get("id"), "name": call.get("name"), "arguments": call.get("args")}))
+    elif answer:
+        read.results.append({"role": "tool", "name": answer.get("name"), "content": answer.get("response")})
+    else:
+        read.content.append(_said(part))
 
 
 def _said(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -208,7 +208,8 @@ def _notes(
     log: _Log, form: LogForm, written: int, left_out: dict[str, None], struck: Counter[str] | None
 ) -> Iterator[str]:
     if log.store.beginnings:
-        yield f"note: {count_of(log.store.calls, 'request')} read, {log.store.beginnings} of them the beginning of longer ones"
+        read = count_of(log.store.calls, "request")
+        yield f"note: {read} read, {log.store.beginnings} of them the beginning of longer ones"
     for hint, count in log.without_content.items() if written or log.problems else ():
         yield f"note: {count_of(count, 'record')} without messages left out; {hint}"
     for what, count in log.others.items():
@@ -278,13 +279,14 @@ def _imported(joined: Joined, left_out: dict[str, None]) -> Imported:
     builder = DialogueBuilder()
     body: dict[str, Any] = {"messages": _one_system(joined.messages), **_settings(joined)}
     tools = joined.last["tools"]
+    declared: set[str] = set()
     if tools:
         read = read_declarations(tools)
         if isinstance(read, Issue):
             joined.meta["tools"] = tools  # of the provider's own: nothing here can answer them
         else:
             body["tools"] = tools
-    declared = {tool["name"] for tool in read.tools} if tools and not isinstance(read, Issue) else set[str]()
+            declared = {tool["name"] for tool in read.tools}
     if called := [name for name in _called(joined.messages) if name not in declared]:
         # All that is known of them; a call is replayed only of a declared tool.
         builder.declare([{"name": name} for name in called])

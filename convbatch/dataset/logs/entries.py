@@ -57,17 +57,18 @@ class LogFile:
             case "yaml":
                 value = read_yaml(self.path)
                 yield Entry({}, value.line, None, value) if isinstance(value, Issue) else Entry(value)
-            case "lines":
-                for line in JsonLines(self.path):
-                    yield Entry(line.value, line.number, None, line.issue)
-            case "csv":
-                for line in CsvLines(self.path, repeated_columns=True):
-                    yield Entry(line.value, line.number, None, line.issue)
             case "document":
-                for line in JsonArray(self.path):
-                    where = None if line.issue is None else line.issue.line
-                    part = None if line.number is None else f"item {line.number}"
-                    yield Entry(line.value, where, part, line.issue)
+                yield from _items(self.path)
+            case _:
+                is_table = self.holder == "csv"
+                for line in CsvLines(self.path, repeated_columns=True) if is_table else JsonLines(self.path):
+                    yield Entry(line.value, line.number, None, line.issue)
+
+
+def _items(path: Path) -> Iterator[Entry]:
+    for line in JsonArray(path):
+        where = None if line.issue is None else line.issue.line
+        yield Entry(line.value, where, None if line.number is None else f"item {line.number}", line.issue)
 
 
 def open_log(path: Path) -> LogFile:

@@ -10,7 +10,7 @@ from convbatch.dataset.logs.chat import is_said, read_messages, read_reply, read
 from convbatch.dataset.logs.entries import LogFile
 from convbatch.errors import Issue
 
-_REPORT = "a report has no texts: name the files of the same output folder, predictions/MODEL/*.jsonl or reviews/MODEL/*.jsonl"
+_REPORT = "a report has no texts: name predictions/MODEL/*.jsonl or reviews/MODEL/*.jsonl of the same output folder"
 
 
 def detect(record: Mapping[str, Any]) -> bool:
@@ -67,10 +67,16 @@ def _row(row: dict[str, Any], folder_model: str | None, name: str, line: int | N
     held = row.get("metadata") or (score.get("sample_metadata") if isinstance(score, dict) else None)
     collector.call(
         LogCall(
-            messages=messages, reply=reply, line=line, is_alone=True, model=model, ident=f"{name}/{row.get('index')}",
-            tags=(f"dataset:{name}", *_scores(score)), meta=known(target=row.get("target"), sample_metadata=held),
+            messages=messages,
+            reply=reply,
+            line=line,
+            is_alone=True,
+            model=model,
+            ident=f"{name}/{row.get('index')}",
+            tags=(f"dataset:{name}", *_scores(score)),
+            meta=known(target=row.get("target"), sample_metadata=held),
         )
-    )  # fmt: skip
+    )
 
 
 def _scores(sample_score: Any) -> list[str]:

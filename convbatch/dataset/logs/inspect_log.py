@@ -100,14 +100,28 @@ def _sample(
     target = sample.get("target")
     collector.call(
         LogCall(
-            messages=messages, line=line, part=part, is_alone=True, model=model,
+            messages=messages,
+            line=line,
+            part=part,
+            is_alone=True,
+            model=model,
             ident=f"{ident}/{epoch}" if isinstance(epoch, int) and epoch > 1 else ident,
             time=unix_time(sample.get("started_at")),
-            tags=(*([f"task:{name}"] if name else ()), *_scores(sample.get("scores")), *(["status:error"] if sample.get("error") else ())),
-            meta=known(target=target, sample_metadata=sample.get("metadata"), run_id=first_named(task, "run_id"), asked_model=first_named(task, "model")),
-            settings={}, tools=_tools(sample.get("events")),
+            tags=(
+                *([f"task:{name}"] if name else ()),
+                *_scores(sample.get("scores")),
+                *(["status:error"] if sample.get("error") else ()),
+            ),
+            meta=known(
+                target=target,
+                sample_metadata=sample.get("metadata"),
+                run_id=first_named(task, "run_id"),
+                asked_model=first_named(task, "model"),
+            ),
+            settings={},
+            tools=_tools(sample.get("events")),
         )
-    )  # fmt: skip
+    )
 
 
 def _scores(scores: Any) -> list[str]:

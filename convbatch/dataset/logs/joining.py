@@ -50,8 +50,8 @@ class CallStore:
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.execute(
-            "CREATE TABLE calls (n INTEGER PRIMARY KEY, file INTEGER, line INTEGER, part TEXT, level INTEGER, session TEXT,"
-            " trace TEXT, time REAL, alone INTEGER, begin BLOB, whole BLOB, gone INTEGER DEFAULT 0)"
+            "CREATE TABLE calls (n INTEGER PRIMARY KEY, file INTEGER, line INTEGER, part TEXT, level INTEGER,"
+            " session TEXT, trace TEXT, time REAL, alone INTEGER, begin BLOB, whole BLOB, gone INTEGER DEFAULT 0)"
         )
         self._db.execute("PRAGMA journal_mode = OFF")  # the database ends with the command
         self._db.execute("PRAGMA cache_size = -65536")  # KiB
@@ -94,7 +94,8 @@ class CallStore:
         """Keep what holds for the requests of a trace; of several values the first counts."""
         packed = orjson.dumps([list(tags), known(**meta)], default=str)
         self._db.execute(
-            "INSERT INTO traces VALUES (?, ?, ?) ON CONFLICT (trace) DO UPDATE SET session = COALESCE(session, excluded.session)",
+            "INSERT INTO traces VALUES (?, ?, ?)"
+            " ON CONFLICT (trace) DO UPDATE SET session = COALESCE(session, excluded.session)",
             (trace, session, packed),
         )
 
@@ -127,7 +128,8 @@ class CallStore:
         )
         # A session of one request says nothing of others: gateways make such ids up for each request.
         execute(
-            "CREATE TABLE several AS SELECT session FROM calls WHERE gone = 0 AND NOT alone GROUP BY session HAVING COUNT(*) > 1"
+            "CREATE TABLE several AS SELECT session FROM calls WHERE gone = 0 AND NOT alone"
+            " GROUP BY session HAVING COUNT(*) > 1"
         )
         execute("CREATE INDEX by_several ON several (session)")
         execute("CREATE INDEX by_session ON calls (session)")
@@ -135,12 +137,14 @@ class CallStore:
         # In one session a request that begins like a longer one was before it, whatever was replied; of others also
         # the reply must be in the longer one. A request without a reply was repeated by an equal one with a reply.
         whole = (
-            "SELECT p.n FROM prefixes AS p CROSS JOIN calls AS o ON o.n = p.n WHERE p.digest = calls.whole AND p.n != calls.n"
+            "SELECT p.n FROM prefixes AS p CROSS JOIN calls AS o ON o.n = p.n"
+            " WHERE p.digest = calls.whole AND p.n != calls.n"
             " AND o.gone = 0 AND o.session IS calls.session"
             " AND (p.rest > 0 OR calls.whole != calls.begin OR o.whole != o.begin) ORDER BY p.n LIMIT 1"
         )
         begin = (
-            "SELECT p.n FROM prefixes AS p CROSS JOIN calls AS o ON o.n = p.n WHERE p.digest = calls.begin AND p.n != calls.n"
+            "SELECT p.n FROM prefixes AS p CROSS JOIN calls AS o ON o.n = p.n"
+            " WHERE p.digest = calls.begin AND p.n != calls.n"
             " AND o.gone = 0 AND o.session = calls.session AND p.rest > 0 ORDER BY p.n LIMIT 1"
         )
         execute(f"UPDATE calls SET gone = COALESCE(({whole}), 0) WHERE gone = 0 AND NOT alone")

@@ -111,11 +111,21 @@ def _trace(row: dict[str, Any], line: int | None, part: str | None, collector: C
         return
     collector.call(
         LogCall(
-            messages=asked.messages, reply=reply, line=line, part=part, level=TRACE, session=session, trace=trace,
-            ident=trace, time=unix_time(_either(row, "timestamp", "createdAt", "created_at")), tools=asked.tools,
-            settings=dict(asked.settings), tags=_tags(row), meta=_meta(row),
+            messages=asked.messages,
+            reply=reply,
+            line=line,
+            part=part,
+            level=TRACE,
+            session=session,
+            trace=trace,
+            ident=trace,
+            time=unix_time(_either(row, "timestamp", "createdAt", "created_at")),
+            tools=asked.tools,
+            settings=dict(asked.settings),
+            tags=_tags(row),
+            meta=_meta(row),
         )
-    )  # fmt: skip
+    )
 
 
 def _observation(
@@ -135,11 +145,19 @@ def _observation(
     )
     collector.call(
         LogCall(
-            messages=asked.messages, reply=read_reply(row.get("output")), line=line, part=part, level=CALL,
-            session=first_named(row, "sessionId", "session_id") or session, trace=trace,
-            ident=trace or first_named(row, "id"), time=unix_time(_either(row, "startTime", "start_time")), model=model,
+            messages=asked.messages,
+            reply=read_reply(row.get("output")),
+            line=line,
+            part=part,
+            level=CALL,
+            session=first_named(row, "sessionId", "session_id") or session,
+            trace=trace,
+            ident=trace or first_named(row, "id"),
+            time=unix_time(_either(row, "startTime", "start_time")),
+            model=model,
             tools=asked.tools or read_json(_either(row, "toolDefinitions", "tool_definitions")),
             settings=settings_of(_either(row, "modelParameters", "model_parameters")) or dict(asked.settings),
-            tags=(*_tags(row), *(["status:error"] if has_failed else ())), meta=_meta(row) | known(observation_id=first_named(row, "id")),
+            tags=(*_tags(row), *(["status:error"] if has_failed else ())),
+            meta=_meta(row) | known(observation_id=first_named(row, "id")),
         )
-    )  # fmt: skip
+    )

@@ -85,12 +85,25 @@ def _read(row: dict[str, Any], line: int | None, part: str | None, collector: Co
     alias = first_named(metadata, "user_api_key_alias") if isinstance(metadata, dict) else None
     collector.call(
         LogCall(
-            messages=asked.messages, reply=reply, line=line, part=part, session=first_named(row, "session_id", "trace_id"),
+            messages=asked.messages,
+            reply=reply,
+            line=line,
+            part=part,
+            session=first_named(row, "session_id", "trace_id"),
             ident=first_named(row, "request_id", "id", "litellm_call_id"),
-            time=unix_time(row.get("startTime", row.get("start_time"))), model=first_named(row, "model", "model_group"),
-            tools=tools, settings=asked_settings,
-            tags=(*([tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else ()), *(["status:error"] if has_failed else ())),
-            meta=known(provider=first_named(row, "custom_llm_provider"), user_id=first_named(row, "end_user", "user"), key_alias=alias,
-                       request_id=first_named(row, "request_id", "id")),
+            time=unix_time(row.get("startTime", row.get("start_time"))),
+            model=first_named(row, "model", "model_group"),
+            tools=tools,
+            settings=asked_settings,
+            tags=(
+                *([tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else ()),
+                *(["status:error"] if has_failed else ()),
+            ),
+            meta=known(
+                provider=first_named(row, "custom_llm_provider"),
+                user_id=first_named(row, "end_user", "user"),
+                key_alias=alias,
+                request_id=first_named(row, "request_id", "id"),
+            ),
         )
-    )  # fmt: skip
+    )

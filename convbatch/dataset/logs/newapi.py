@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from convbatch.dataset.logs.call import Collector, LogCall, Message, first_named, known, unix_time
+from convbatch.dataset.logs.call import Collector, LogCall, Message, as_dict, as_list, first_named, known, unix_time
 from convbatch.dataset.logs.chat import is_said, read_json, read_reply, read_request
 from convbatch.dataset.logs.entries import LogFile
 from convbatch.errors import Issue
@@ -68,14 +68,25 @@ def _read(row: dict[str, Any], line: int | None, part: str | None, collector: Co
     has_failed = kind == str(_FAILED)
     collector.call(
         LogCall(
-            messages=asked.messages, reply=None if has_failed else _reply(answer), line=line, part=part,
-            session=first_named(held, *_SESSIONS), ident=first_named(held, "request_id", "id"),
-            time=unix_time(row.get("created_at")), model=first_named(row, "model_name"), tools=asked.tools,
-            settings=dict(asked.settings), tags=("status:error",) if has_failed else (),
-            meta=known(user_id=first_named(row, "username", "user_id"), token=first_named(row, "token_name"),
-                       channel=first_named(row, "channel_name", "channel", "channel_id"), group=first_named(row, "group")),
+            messages=asked.messages,
+            reply=None if has_failed else _reply(answer),
+            line=line,
+            part=part,
+            session=first_named(held, *_SESSIONS),
+            ident=first_named(held, "request_id", "id"),
+            time=unix_time(row.get("created_at")),
+            model=first_named(row, "model_name"),
+            tools=asked.tools,
+            settings=dict(asked.settings),
+            tags=("status:error",) if has_failed else (),
+            meta=known(
+                user_id=first_named(row, "username", "user_id"),
+                token=first_named(row, "token_name"),
+                channel=first_named(row, "channel_name", "channel", "channel_id"),
+                group=first_named(row, "group"),
+            ),
         )
-    )  # fmt: skip
+    )
 
 
 def _reply(answer: Any) -> Message | None:
@@ -90,21 +101,13 @@ def _streamed(text: str) -> Message | None:
     calls: dict[int, dict[str, Any]] = {}
     for line in text.splitlines():
         chunk = read_json(line.partition("data:")[2].strip()) if line.startswith("data:") else None
-        choices = chunk.get("choices") if isinstance(chunk, dict) else None
-        delta = (
-            choices[0].get("delta") if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
-        )
-        if not isinstance(delta, dict):
-            continue
+        delta = as_dict(as_dict(next(iter(as_list(as_dict(chunk).get("choices"))), None)).get("delta"))
         said.append(str(delta.get("content") or ""))
-        for number, piece in enumerate(delta.get("tool_calls") or ()):
-            if not isinstance(piece, dict):
-                continue
-            at = piece.get("index")
-            call = calls.setdefault(
-                at if isinstance(at, int) else number, {"type": "function", "function": {"name": "", "arguments": ""}}
-            )
-            function = piece.get("function") if isinstance(piece.get("function"), dict) else {}
+        for number, piece in enumerate(map(as_dict, as_list(delta.get("tool_calls")))):
+            at: Any = piece.get("index")
+            begun = {"type": "function", "function": {"name": "", "arguments": ""}}
+            call = calls.setdefault(at if isinstance(at, int) else number, begun)
+            function = as_dict(piece.get("function"))
             if piece.get("id"):
                 call["id"] = piece["id"]
             call["function"]["name"] += str(function.get("name") or "")

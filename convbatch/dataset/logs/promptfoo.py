@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from convbatch.dataset.logs.call import Collector, LogCall, Message, first_named, known, unix_time
+from convbatch.dataset.logs.call import Collector, LogCall, Message, as_dict, first_named, known, unix_time
 from convbatch.dataset.logs.chat import is_said, read_json, read_messages, read_reply, settings_of
-from convbatch.dataset.logs.entries import LogFile
+from convbatch.dataset.logs.entries import Entry, LogFile
 from convbatch.dataset.logs.promptfoo_asserts import Check, read_asserts
 from convbatch.dataset.logs.promptfoo_config import is_config, read_config, read_test_rows
 from convbatch.errors import Issue
@@ -56,33 +56,37 @@ def read(files: Iterable[tuple[LogFile, Collector]]) -> None:
     for file, collector in files:
         rows: list[tuple[int | None, dict[str, Any]]] = []
         for entry in file.entries():
-            value = entry.value
             if entry.issue is not None:
                 collector.problem(entry.issue, entry.line, entry.part)
-            elif is_results(value):
-                for number, one in enumerate(value["results"]["results"], 1):
-                    if isinstance(one, dict) and is_result(one):
-                        _result(one, first_named(value, "evalId"), entry.line, f"result {number}", collector)
-                    else:
-                        collector.problem(
-                            Issue(what="a result of an unknown form", hint="promptfoo eval -o results.json"),
-                            entry.line,
-                            f"result {number}",
-                        )
-            elif is_result(value):
-                _result(value, first_named(value, "evalId"), entry.line, entry.part, collector)
-            elif is_config(value):
-                read_config(value, file.path, collector)
-            elif is_test_row(value):
-                rows.append((entry.line, value))
-            elif is_result_row(value):
-                _result_row(value, entry.line, collector)
+            elif is_config(entry.value):
+                read_config(entry.value, file.path, collector)
+            elif is_test_row(entry.value):
+                rows.append((entry.line, entry.value))
+            elif is_result_row(entry.value):
+                _result_row(entry.value, entry.line, collector)
             else:
-                hint = "a config has prompts: and tests:, results have results:"
-                found = "keys " + ", ".join(map(str, list(value)[:12]))
-                collector.problem(Issue(what="nothing of promptfoo", found=found, hint=hint), entry.line, entry.part)
+                _results(entry, collector)
         if rows:
             read_test_rows(rows, collector)
+
+
+def _results(entry: Entry, collector: Collector) -> None:
+    value = entry.value
+    evaluation = first_named(value, "evalId")
+    if is_result(value):
+        _result(value, evaluation, entry.line, entry.part, collector)
+        return
+    if not is_results(value):
+        found = "keys " + ", ".join(map(str, list(value)[:12]))
+        hint = "a config has prompts: and tests:, results have results:"
+        collector.problem(Issue(what="nothing of promptfoo", found=found, hint=hint), entry.line, entry.part)
+        return
+    for number, one in enumerate(value["results"]["results"], 1):
+        if isinstance(one, dict) and is_result(one):
+            _result(one, evaluation, entry.line, f"result {number}", collector)
+        else:
+            issue = Issue(what="a result of an unknown form", hint="promptfoo eval -o results.json")
+            collector.problem(issue, entry.line, f"result {number}")
 
 
 def chat_of(text: str) -> list[Message] | None:
@@ -118,7 +122,7 @@ def _result(
     response = result.get("response")
     output = response.get("output") if isinstance(response, dict) else response
     checks, kept = read_asserts(test.get("assert"))
-    metadata = test.get("metadata") if isinstance(test.get("metadata"), dict) else {}
+    metadata = as_dict(test.get("metadata"))
     conversation = first_named(metadata, "conversationId")
     passed = result.get("success")
     numbers = f"{result.get('promptIdx', 0)}/{result.get('testIdx', line or part)}"
@@ -126,17 +130,30 @@ def _result(
     ident = conversation or f"{evaluation or 'eval'}/{numbers}"
     collector.call(
         LogCall(
-            messages=with_checks(messages, checks), reply=_output(output), line=line, part=part,
+            messages=with_checks(messages, checks),
+            reply=_output(output),
+            line=line,
+            part=part,
             session=None if conversation is None else f"{conversation}/{model}/{result.get('promptIdx', 0)}",
-            is_alone=conversation is None, has_history=True, ident=ident, time=unix_time(result.get("timestamp")),
+            is_alone=conversation is None,
+            has_history=True,
+            ident=ident,
+            time=unix_time(result.get("timestamp")),
             model=model if isinstance(model, str) else None,
             settings=settings_of(prompt.get("config")),
-            tags=(*([f"prompt:{label}"] if label and len(label) <= 60 and "\n" not in label else ()),
-                  *(["result:pass" if passed else "result:fail"] if isinstance(passed, bool) else ()),
-                  *(["status:error"] if result.get("error") and output is None else ())),
-            meta=known(evaluation=evaluation, description=first_named(test, "description"), vars=result.get("vars"), **{"assert": kept}),
+            tags=(
+                *([f"prompt:{label}"] if label and len(label) <= 60 and "\n" not in label else ()),
+                *(["result:pass" if passed else "result:fail"] if isinstance(passed, bool) else ()),
+                *(["status:error"] if result.get("error") and output is None else ()),
+            ),
+            meta=known(
+                evaluation=evaluation,
+                description=first_named(test, "description"),
+                vars=result.get("vars"),
+                **{"assert": kept},
+            ),
         )
-    )  # fmt: skip
+    )
 
 
 def _output(output: Any) -> Message | None:
@@ -159,15 +176,19 @@ def _result_row(row: dict[str, str], line: int | None, collector: Collector) -> 
     ]
     if len(inputs) != 1:
         hint = "only the JSON results have the prompts: promptfoo export eval EVAL -o results.json"
-        what = f"a table of results with {len(inputs)} variables, and without the prompt that they were put into"
+        what = f"a table of results with {len(inputs)} variables, and without the prompt they were put into"
         collector.problem(Issue(what=what, hint=hint), line)
         return
     for name in names:
         match = _RESULT_COLUMN.fullmatch(name)
         collector.call(
             LogCall(
-                messages=[{"role": "user", "content": row[inputs[0]]}], reply=_output(row[name]), line=line, is_alone=True,
-                model=None if match is None else match[1], ident=row.get("Description") or None,
+                messages=[{"role": "user", "content": row[inputs[0]]}],
+                reply=_output(row[name]),
+                line=line,
+                is_alone=True,
+                model=None if match is None else match[1],
+                ident=row.get("Description") or None,
                 tags=tuple(f"result:{row['Status'].lower()}" for _ in range(1) if row.get("Status")),
             )
-        )  # fmt: skip
+        )

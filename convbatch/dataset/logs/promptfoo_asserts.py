@@ -70,7 +70,9 @@ def _check(value: dict[str, Any]) -> Check | None:
         return None
     negated, plain = ("not_", kind[4:]) if kind.startswith("not-") else ("", kind)
     weight = value.get("weight")
-    more = {"weight": weight} if is_number(weight) and 0 <= weight <= 1_000_000 else {}
+    more = (
+        {"weight": weight} if isinstance(weight, int | float) and is_number(weight) and 0 <= weight <= 1_000_000 else {}
+    )
     more |= {"name": value["metric"]} if isinstance(value.get("metric"), str) and value["metric"].strip() else {}
     held = value.get("value")
     if isinstance(held, str) and held.startswith("file://"):
@@ -78,7 +80,13 @@ def _check(value: dict[str, Any]) -> Check | None:
     if plain == "is-json" and held is None:
         return {f"{negated}is_json": True, **more}
     threshold = value.get("threshold")
-    if plain == "latency" and is_number(threshold) and threshold > 0 and not negated:
+    if (
+        plain == "latency"
+        and isinstance(threshold, int | float)
+        and is_number(threshold)
+        and threshold > 0
+        and not negated
+    ):
         return {"latency": threshold / 1_000, **more}
     if plain not in _KINDS:
         return None

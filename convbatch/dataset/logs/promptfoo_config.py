@@ -82,7 +82,8 @@ def read_test_rows(rows: Sequence[tuple[int | None, dict[str, Any]]], collector:
     columns = [key for key in rows[0][1] if not key.startswith("__") and not key.startswith("(column")]
     names = [key for key in columns if key.lower() in _QUESTIONS]
     if len(columns) != 1 and len(names) != 1:
-        what = f"a table of tests with the variables {', '.join(columns) or '(none)'}, and without the prompt that they are put into"
+        told = ", ".join(columns) or "(none)"
+        what = f"a table of tests with the variables {told}, and without the prompt that they are put into"
         collector.problem(Issue(what=what, hint="convert the config that names it (promptfooconfig.yaml)"), rows[0][0])
         return
     name = names[0] if len(columns) != 1 else columns[0]
@@ -100,9 +101,12 @@ def _row_test(row: dict[str, Any], line: int | None) -> _Test:
     metadata = {key.removeprefix("__metadata:"): value for key, value in row.items() if key.startswith("__metadata:")}
     return _Test(
         variables={key: value for key, value in row.items() if not key.startswith(("__", "(column"))},
-        asserts=[], cells=cells, conversation=first_named(metadata, "conversationId"),
-        description=first_named(row, "__description"), line=line,
-    )  # fmt: skip
+        asserts=[],
+        cells=cells,
+        conversation=first_named(metadata, "conversationId"),
+        description=first_named(row, "__description"),
+        line=line,
+    )
 
 
 # Dialogues
@@ -142,11 +146,15 @@ def _dialogues(
         ident = (first.conversation if has_conversations else None) or first.description or f"test-{first_number}"
         collector.call(
             LogCall(
-                messages=messages, line=first.line, part=None if first.line else f"test {first_number}", is_alone=True,
-                ident=ident if name is None else f"{name}/{ident}", tags=(f"prompt:{name}",) if name else (),
+                messages=messages,
+                line=first.line,
+                part=None if first.line else f"test {first_number}",
+                is_alone=True,
+                ident=ident if name is None else f"{name}/{ident}",
+                tags=(f"prompt:{name}",) if name else (),
                 meta=known(description=first.description, **{"assert": kept}),
             )
-        )  # fmt: skip
+        )
 
 
 def _rendered(prompt: _Prompt, test: _Test, only: str | None) -> list[Message]:

@@ -184,10 +184,10 @@ class _Evaluator:
                 return self._filter(node, scope)
             case nodes.Not():
                 return not self._value(node.node, scope)
-            case nodes.And():
-                return self._value(node.left, scope) and self._value(node.right, scope)
-            case nodes.Or():
-                return self._value(node.left, scope) or self._value(node.right, scope)
+            case nodes.And() | nodes.Or():
+                left = self._value(node.left, scope)
+                decides = bool(left) == isinstance(node, nodes.Or)
+                return left if decides else self._value(node.right, scope)
             case nodes.Compare() if len(node.ops) == 1 and node.ops[0].op in _OPERATORS:
                 return _OPERATORS[node.ops[0].op](self._value(node.expr, scope), self._value(node.ops[0].expr, scope))
             case nodes.CondExpr():

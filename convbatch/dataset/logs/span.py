@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from convbatch.dataset.logs.call import first_named, unix_time
+from convbatch.dataset.logs.call import as_dict, first_named, unix_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def is_export(record: Mapping[str, Any]) -> bool:
 def is_span(record: Mapping[str, Any]) -> bool:
     """Whether an object is a span of any export."""
     has_id = "context" in record or any(key in record for key in ("spanId", "span_id", "context.span_id"))
-    has_attributes = "attributes" in record or any(key.startswith(_FLAT) for key in record if isinstance(key, str))
+    has_attributes = "attributes" in record or any(key.startswith(_FLAT) for key in record)
     return has_id and has_attributes and not is_log_record(record)
 
 
@@ -95,7 +95,7 @@ def _dicts(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _span(item: dict[str, Any], resource: dict[str, Any]) -> Span:
-    context = item.get("context") if isinstance(item.get("context"), dict) else {}
+    context = as_dict(item.get("context"))
     attributes = _attributes(item.get("attributes"))
     for key, value in item.items():
         if key.startswith("attributes."):
@@ -156,8 +156,15 @@ def _id(text: str | None) -> str | None:
 
 
 _VALUES = ("stringValue", "boolValue", "intValue", "doubleValue", "arrayValue", "kvlistValue", "bytesValue")
-_SNAKE = {"string_value": "stringValue", "bool_value": "boolValue", "int_value": "intValue", "double_value": "doubleValue",
-          "array_value": "arrayValue", "kvlist_value": "kvlistValue", "bytes_value": "bytesValue"}  # fmt: skip
+_SNAKE = {
+    "string_value": "stringValue",
+    "bool_value": "boolValue",
+    "int_value": "intValue",
+    "double_value": "doubleValue",
+    "array_value": "arrayValue",
+    "kvlist_value": "kvlistValue",
+    "bytes_value": "bytesValue",
+}
 
 
 def _any_value(value: Any) -> Any:

@@ -14,7 +14,19 @@ from typing import Any
 
 import orjson
 
-from convbatch.dataset.logs.call import AGENT, CALL, TRACE, Collector, LogCall, Message, first_named, known, named
+from convbatch.dataset.logs.call import (
+    AGENT,
+    CALL,
+    TRACE,
+    Collector,
+    LogCall,
+    Message,
+    as_dict,
+    as_list,
+    first_named,
+    known,
+    named,
+)
 from convbatch.dataset.logs.chat import (
     is_said,
     read_json,
@@ -110,10 +122,15 @@ def _to_plain(span: Span) -> list[Any]:
 def _unpacked(plain: list[Any]) -> Span:
     name, trace, ident, time, attributes, events, has_failed, resource = plain
     return Span(
-        name=name, trace=trace, ident=ident, time=time, attributes=attributes,
+        name=name,
+        trace=trace,
+        ident=ident,
+        time=time,
+        attributes=attributes,
         events=tuple(SpanEvent(name=n, attributes=a, body=b) for n, a, b in events),
-        has_failed=has_failed, resource=resource,
-    )  # fmt: skip
+        has_failed=has_failed,
+        resource=resource,
+    )
 
 
 def _records(held: sqlite3.Connection, span: Span) -> tuple[SpanEvent, ...]:
@@ -166,8 +183,15 @@ def _read(span: Span, records: tuple[SpanEvent, ...], line: int | None, part: st
     if level == TRACE and (reply is None or span.has_failed):
         return
     attributes = span.attributes
-    model = first_named(attributes, "gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "llm.request.model",
-                        "langfuse.observation.model.name", "langfuse.observation.model")  # fmt: skip
+    model = first_named(
+        attributes,
+        "gen_ai.response.model",
+        "gen_ai.request.model",
+        "llm.model_name",
+        "llm.request.model",
+        "langfuse.observation.model.name",
+        "langfuse.observation.model",
+    )
     provider = first_named(attributes, "gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
     environment = first_named(
         attributes, "deployment.environment.name", "deployment.environment", "langfuse.environment"
@@ -268,8 +292,12 @@ def _rows(rows: list[Any]) -> list[Message]:
     return read_messages([row for row in rows if isinstance(row, dict) and row.get("role")]) or []
 
 
-_EVENT_ROLES = {"gen_ai.system.message": "system", "gen_ai.user.message": "user", "gen_ai.tool.message": "tool",
-                "gen_ai.assistant.message": "assistant"}  # fmt: skip
+_EVENT_ROLES = {
+    "gen_ai.system.message": "system",
+    "gen_ai.user.message": "user",
+    "gen_ai.tool.message": "tool",
+    "gen_ai.assistant.message": "assistant",
+}
 
 
 def _told(events: Iterable[SpanEvent]) -> tuple[list[Message], Message | None]:
@@ -364,14 +392,14 @@ def _inference_message(row: Mapping[str, Any]) -> Message | None:
     if role is None:
         return None
     calls: list[Any] = []
-    for call in plain.get("tool_calls") or ():
+    for call in as_list(plain.get("tool_calls")):
         inner = _unprefixed(call, "tool_call") if isinstance(call, dict) else {}
-        function = inner.get("function") if isinstance(inner.get("function"), dict) else {}
+        function = as_dict(inner.get("function"))
         name = inner.get("function.name", function.get("name"))
         arguments = inner.get("function.arguments", function.get("arguments"))
         calls.append({"id": inner.get("id"), "type": "function", "function": {"name": name, "arguments": arguments}})
     content: Any = plain.get("content")
-    parts = [_unprefixed(part, "message_content") for part in plain.get("contents") or () if isinstance(part, dict)]
+    parts = [_unprefixed(part, "message_content") for part in as_list(plain.get("contents")) if isinstance(part, dict)]
     if content is None and parts:
         content = [_inference_part(part) for part in parts]
     message: Message = {"role": role, "content": content, "tool_calls": calls or None}
