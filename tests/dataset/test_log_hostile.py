@@ -1,4 +1,4 @@
-"""Logs that are broken, huge or hostile: every problem has its place, memory stays bounded, nothing is run or reached."""
+"""Broken, huge and hostile logs: every problem has its place, memory stays bounded, nothing is run or reached."""
 
 from __future__ import annotations
 
@@ -137,7 +137,8 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
         for n in range(4_000):
             file.write(lines(span(n, f"{n} " + "x" * 20_000, reply="y", session=None if n % 3 else f"s{n // 30}")))
     assert (tmp_path / "log.jsonl").stat().st_size > 80_000_000
-    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2); from convbatch.__main__ import main; main()"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2)"
+    code = f"{limit}; from convbatch.__main__ import main; main()"
     arguments = ["convert", "--from", "otel", "log.jsonl", "out.jsonl"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -152,20 +153,22 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     assert used < 400_000, f"{used} KiB for a log of 80 MB"
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(f"{n}: &{n} [{', '.join([f'*{p}'] * 9)}]\n" for p, n in zip("abcdefgh", "bcdefghi", strict=True)), "too many values"),
-        ("a: &a [*a]", "contains itself"),
-        ("x: !!python/object/apply:os.system ['touch owned']", "not YAML"),
-        ("x: !Custom 1", "not YAML"),
-        ("a: 1\na: 2", "not YAML"),
-        ("[" * 5_000, "nested too deeply"),
-        ("a: [1, 2", "not YAML"),
-        ("{" * 200 + "}" * 200, "nested too deeply"),
-    ],
-    ids=["laughs", "itself", "python", "tag", "twice", "deep", "open", "deep maps"],
-)  # fmt: skip
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+HOSTILE_YAML = {
+    "laughs": (LAUGHS, "too many values"),
+    "itself": ("a: &a [*a]", "contains itself"),
+    "python": ("x: !!python/object/apply:os.system ['touch owned']", "not YAML"),
+    "tag": ("x: !Custom 1", "not YAML"),
+    "twice": ("a: 1\na: 2", "not YAML"),
+    "deep": ("[" * 5_000, "nested too deeply"),
+    "open": ("a: [1, 2", "not YAML"),
+    "deep maps": ("{" * 200 + "}" * 200, "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), HOSTILE_YAML.values(), ids=HOSTILE_YAML)
 def test_hostile_yaml_is_refused(text: str, told: str) -> None:
     value = parse_yaml(text)
     assert isinstance(value, Issue)
@@ -200,7 +203,8 @@ def test_a_template_reaches_nothing_and_ends(text: str) -> None:
 
 
 def test_templates_fill_variables_loops_and_conditions() -> None:
-    text = "{% for m in list %}{% if not loop.first %}, {% endif %}{{ m.name | upper }}{% else %}-{% endfor %} {{ x or 'y' }} {{ d | dump }}"
+    loop = "{% for m in list %}{% if not loop.first %}, {% endif %}{{ m.name | upper }}{% else %}-{% endfor %}"
+    text = loop + " {{ x or 'y' }} {{ d | dump }}"
     assert render(text, {"list": [{"name": "a"}, {"name": "b"}], "x": "", "d": {"k": "é"}}) == 'A, B y {"k": "é"}'
     assert render('{"q": "{{ q }}"}', {"q": 'a "b"\n'}, in_json=True) == '{"q": "a \\"b\\"\\n"}'
     assert render("{{ hostile }}", {"hostile": "{{ 7 * 7 }}"}) == "{{ 7 * 7 }}", "values are not templates"

@@ -129,7 +129,8 @@ def test_a_table_of_results_of_promptfoo_has_the_question_of_its_only_variable(t
 
 def test_a_table_of_tests_of_promptfoo(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(
-        'question,__expected,__expected2,__metadata:conversationId\nHi,"contains: Hello",is-json,a\nBye,Bye,,a\nWho?,,,\n'
+        "question,__expected,__expected2,__metadata:conversationId\n"
+        'Hi,"contains: Hello",is-json,a\nBye,Bye,,a\nWho?,,,\n'
     )
     talk, alone = converted(tmp_path, str(tmp_path / "t.csv"))
     assert talk.id == "a"
@@ -169,10 +170,18 @@ def test_a_report_of_evalscope_names_the_files_with_texts(tmp_path: Path) -> Non
 
 def generation(n: int, asked: Any, output: Any, **keys: Any) -> dict[str, Any]:
     return {
-        "id": f"o{n}", "traceId": f"t{n}", "type": "GENERATION", "startTime": f"2026-01-01T00:00:0{n}.000Z", "name": "chat",
-        "model": "m", "modelParameters": {"temperature": 0.5, "max_tokens": "inf"}, "input": asked, "output": output,
-        "projectId": "p", **keys,
-    }  # fmt: skip
+        "id": f"o{n}",
+        "traceId": f"t{n}",
+        "type": "GENERATION",
+        "startTime": f"2026-01-01T00:00:0{n}.000Z",
+        "name": "chat",
+        "model": "m",
+        "modelParameters": {"temperature": 0.5, "max_tokens": "inf"},
+        "input": asked,
+        "output": output,
+        "projectId": "p",
+        **keys,
+    }
 
 
 def trace(n: int, asked: Any, output: Any, **keys: Any) -> dict[str, Any]:
@@ -235,20 +244,33 @@ NEWAPI = {
     "quota": 3,
     "channel": 1,
 }
-STREAM = 'data: {"choices":[{"delta":{"role":"assistant","content":"He"}}]}\n\ndata: {"choices":[{"delta":{"content":"llo"}}]}\n\ndata: [DONE]\n\n'
+STREAM = "".join(
+    f"data: {event}\n\n"
+    for event in (
+        '{"choices":[{"delta":{"role":"assistant","content":"He"}}]}',
+        '{"choices":[{"delta":{"content":"llo"}}]}',
+        "[DONE]",
+    )
+)
+CHAT = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
+TEXT = {"type": "text", "text": "Hello"}
+SAID = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello"}]}
+BODIES = {
+    "chat": (json.dumps(CHAT), json.dumps({"choices": [{"message": {"role": "assistant", "content": "Hello"}}]})),
+    "stream": (CHAT, STREAM),
+    "gemini": (
+        {"contents": [{"parts": [{"text": "Hi"}]}]},
+        {"candidates": [{"content": {"role": "model", "parts": [{"text": "Hello"}]}}]},
+    ),
+    "responses": ({"model": "m", "input": "Hi"}, {"output": [{"type": "reasoning"}, SAID]}),
+    "anthropic": (
+        {"system": [], "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
+        {"type": "message", "role": "assistant", "content": [TEXT]},
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("request_body", "response_body"),
-    [
-        (json.dumps({"messages": asked("Hi"), "temperature": 0}), json.dumps({"choices": [{"message": {"role": "assistant", "content": "Hello"}}]})),
-        ({"messages": asked("Hi")}, STREAM),
-        ({"contents": [{"parts": [{"text": "Hi"}]}]}, {"candidates": [{"content": {"role": "model", "parts": [{"text": "Hello"}]}}]}),
-        ({"model": "m", "input": "Hi"}, {"output": [{"type": "reasoning"}, {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello"}]}]}),
-        ({"system": [], "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}, {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "Hello"}]}),
-    ],
-    ids=["chat", "stream", "gemini", "responses", "anthropic"],
-)  # fmt: skip
+@pytest.mark.parametrize(("request_body", "response_body"), BODIES.values(), ids=BODIES)
 def test_bodies_of_every_wire_in_a_log_of_new_api(request_body: Any, response_body: Any, tmp_path: Path) -> None:
     page = {
         "success": True,
@@ -265,24 +287,42 @@ def test_new_api_logs_without_texts_say_so(tmp_path: Path) -> None:
 
 
 def test_a_failed_request_has_no_reply_and_a_tag(tmp_path: Path) -> None:
-    row = {"request_id": "r", "call_type": "acompletion", "startTime": "2026-01-01", "spend": 0, "model": "m", "status": "failure",
-           "messages": asked("Hi"), "response": {"error": "no"}}  # fmt: skip
+    row = {
+        "request_id": "r",
+        "call_type": "acompletion",
+        "startTime": "2026-01-01",
+        "spend": 0,
+        "model": "m",
+        "status": "failure",
+        "messages": asked("Hi"),
+        "response": {"error": "no"},
+    }
     [dialogue] = from_lines(tmp_path, row)
     assert spoken(dialogue) == [("Hi", None)]
     assert "status:error" in dialogue.tags
 
 
 OLD_NAMES = {
-    "gen_ai.system": "openai", "gen_ai.request.model": "m", "llm.request.type": "chat",
-    "gen_ai.prompt.0.role": "system", "gen_ai.prompt.0.content": "Be brief.",
-    "gen_ai.prompt.1.role": "user", "gen_ai.prompt.1.content": "Weather in Lima?",
-    "gen_ai.prompt.2.role": "assistant", "gen_ai.prompt.2.tool_calls.0.id": "c1",
-    "gen_ai.prompt.2.tool_calls.0.name": "weather", "gen_ai.prompt.2.tool_calls.0.arguments": '{"city": "Lima"}',
-    "gen_ai.prompt.3.role": "tool", "gen_ai.prompt.3.content": "18", "gen_ai.prompt.3.tool_call_id": "c1",
-    "gen_ai.completion.0.role": "assistant", "gen_ai.completion.0.content": "18 degrees",
-    "llm.request.functions.0.name": "weather", "llm.request.functions.0.parameters": '{"type": "object"}',
+    "gen_ai.system": "openai",
+    "gen_ai.request.model": "m",
+    "llm.request.type": "chat",
+    "gen_ai.prompt.0.role": "system",
+    "gen_ai.prompt.0.content": "Be brief.",
+    "gen_ai.prompt.1.role": "user",
+    "gen_ai.prompt.1.content": "Weather in Lima?",
+    "gen_ai.prompt.2.role": "assistant",
+    "gen_ai.prompt.2.tool_calls.0.id": "c1",
+    "gen_ai.prompt.2.tool_calls.0.name": "weather",
+    "gen_ai.prompt.2.tool_calls.0.arguments": '{"city": "Lima"}',
+    "gen_ai.prompt.3.role": "tool",
+    "gen_ai.prompt.3.content": "18",
+    "gen_ai.prompt.3.tool_call_id": "c1",
+    "gen_ai.completion.0.role": "assistant",
+    "gen_ai.completion.0.content": "18 degrees",
+    "llm.request.functions.0.name": "weather",
+    "llm.request.functions.0.parameters": '{"type": "object"}',
     "traceloop.association.properties.session_id": "s9",
-}  # fmt: skip
+}
 
 
 def test_the_numbered_attributes_of_older_instrumentations(tmp_path: Path) -> None:

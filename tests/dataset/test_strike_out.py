@@ -77,11 +77,29 @@ def test_striking_twice_changes_nothing(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a" * 300_000, "a." * 150_000, "a@" * 100_000, "a@" + "a." * 150_000, "1" * 300_000, "1-" * 150_000, "+1 " * 100_000,
-     "://" * 100_000, "password" * 40_000, "sk-" * 100_000, "eyJ" * 100_000, "AB12" * 75_000, "-----BEGIN PRIVATE KEY-----" * 3_000,
-     "password is " * 30_000, "Bearer " * 50_000, "%40" * 100_000, "密码" * 100_000, "x@y." * 75_000, "ü@" * 100_000],
+    [
+        "a" * 300_000,
+        "a." * 150_000,
+        "a@" * 100_000,
+        "a@" + "a." * 150_000,
+        "1" * 300_000,
+        "1-" * 150_000,
+        "+1 " * 100_000,
+        "://" * 100_000,
+        "password" * 40_000,
+        "sk-" * 100_000,
+        "eyJ" * 100_000,
+        "AB12" * 75_000,
+        "-----BEGIN PRIVATE KEY-----" * 3_000,
+        "password is " * 30_000,
+        "Bearer " * 50_000,
+        "%40" * 100_000,
+        "密码" * 100_000,
+        "x@y." * 75_000,
+        "ü@" * 100_000,
+    ],
     ids=lambda text: text[:12],
-)  # fmt: skip
+)
 def test_no_text_takes_long(text: str) -> None:
     start = time.process_time()
     StrikeOut().text(text)
