@@ -40,11 +40,34 @@ def detect(line: Mapping[str, Any]) -> DatasetFormat | None:
     return next((form for form in FORMATS.values() if form.detect(line)), None)
 
 
+_LOG_KEYS = frozenset(
+    (
+        "resourceSpans",
+        "resourceLogs",
+        "spanId",
+        "span_id",
+        "traceId",
+        "trace_id",
+        "context.span_id",
+        "parent_id",
+        "span_kind",
+    )
+    + ("proxy_server_request", "litellm_call_id", "testCase", "evalId", "token_name")
+)
+"""Keys of records that other tools log; `logs/` reads them."""
+
+
 def unknown_format(line: Mapping[str, Any]) -> Issue:
     """Describe a line that no format matches: the nearest format, and how to write the line in one."""
     forms = [form for form in FORMATS.values() if form.name != "csv"]
     markers = [marker for form in forms for marker in form.markers]
     known = ", ".join(f'"{marker}"' for marker in dict.fromkeys(form.markers[0] for form in forms))
+    if _LOG_KEYS & line.keys():
+        what, hint = (
+            "no dialogue on this line",
+            "of a log, `convbatch convert IN OUT.jsonl` makes dialogues: docs/logs.md",
+        )
+        return Issue(what=what, found="keys " + ", ".join(map(str, line)), hint=hint)
     way_out = _way_out(line)
     hint = f"{way_out or _SHAPE}; a dialogue has one of {known}; see docs/dataset.md"
     close = next((near for key in line if (near := nearest(key, markers)) and _fits(key, near, way_out)), None)

@@ -31,7 +31,13 @@ def archive_entries(path: Path) -> Iterator[tuple[str | None, dict[str, Any] | I
             heads = [name for name in ("header.json", "_journal/start.json") if name in archive.NameToInfo]
             allowed = _FREE_BYTES + _MOST_RATIO * path.stat().st_size
             if not names and not heads:
-                yield None, Issue(what="a zip archive without samples/", hint="a log of inspect_ai (.eval) has them")
+                yield (
+                    None,
+                    Issue(
+                        what="a zip archive without samples/",
+                        hint="a log of inspect_ai (.eval) has them; save a spreadsheet as NAME.xlsx",
+                    ),
+                )
             for name in (*heads[:1], *names):
                 value = _member(archive, raw, name, min(allowed, MAX_LINE_BYTES))
                 if isinstance(value, Issue):

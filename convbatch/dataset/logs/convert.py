@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -12,9 +14,9 @@ from typing import Any, NamedTuple
 
 from convbatch.dataset.formats import openai
 from convbatch.dataset.formats.builder import DialogueBuilder, Imported, role_of
-from convbatch.dataset.jsonl import RefusedValue, encode_json_line
+from convbatch.dataset.jsonl import RefusedValue, decompressed, encode_json_line, open_regular
 from convbatch.dataset.logs.call import LogCall, known
-from convbatch.dataset.logs.entries import LogFile, open_log
+from convbatch.dataset.logs.entries import READ_ERRORS, LogFile, open_log
 from convbatch.dataset.logs.joining import CallStore, Joined
 from convbatch.dataset.logs.registry import LOG_FORMS, LogForm, detect
 from convbatch.dataset.media_files import media_issues
@@ -23,10 +25,13 @@ from convbatch.dataset.recorded_calls import read_calls, read_declarations
 from convbatch.dataset.selection import new_dataset
 from convbatch.dataset.strike_out import StrikeOut
 from convbatch.dialogue import Dialogue
-from convbatch.errors import InputError, Issue, Place, Problem
+from convbatch.errors import InputError, Issue, Place, Problem, SetupError
 
 _PEEKED = 5
 """Records that are looked at to find out which log a file is: the first may be broken."""
+
+
+_YAML_PEEKED = 2**20
 
 
 class Converted(NamedTuple):
@@ -74,10 +79,21 @@ def _form_of(path: Path) -> LogForm | None:
         return None  # the reader of datasets reports it
     if file.holder == "zip":
         return None if path.suffix.lower() == ".xlsx" else LOG_FORMS["inspect-log"]
+    if file.holder == "yaml" and not _has_prompts(path):
+        return None
     for entry in itertools.islice(file.entries(), _PEEKED):
         if entry.issue is None:
             return detect(entry.value)
     return None
+
+
+def _has_prompts(path: Path) -> bool:
+    """Whether a YAML file may be promptfoo's, seen without the library that reads it."""
+    try:
+        with open_regular(path) as raw, decompressed(raw) as text:
+            return re.search(rb"(?m)^(\"?prompts\"?|evalId):", text.read(_YAML_PEEKED)) is not None
+    except (RefusedValue, *READ_ERRORS):
+        return False
 
 
 class _FileCollector:
@@ -115,11 +131,11 @@ class _Log:
         self.problems = Problems()
         self.without_content: Counter[str] = Counter()
         self.others: Counter[str] = Counter()
-        self._redact = redact
+        self.redact = redact
 
     def report(self, problem: Problem) -> None:
         """Keep a problem; without secrets, if they are struck out."""
-        self.problems.add(StrikeOut().problem(problem) if self._redact else problem)
+        self.problems.add(StrikeOut().problem(problem) if self.redact else problem)
 
     def collectors(self) -> Iterator[tuple[LogFile, _FileCollector]]:
         """Yield each file that can be opened, with its collector."""
@@ -169,7 +185,14 @@ def convert_logs(
         InputError: The files have problems, or no conversation.
         SetupError: `dst` exists or cannot be written, or a library is missing.
     """
-    log = _Log(paths, redact=redact)
+    try:
+        return _convert(_Log(paths, redact=redact), dst, form, partial=partial, on_note=on_note)
+    except sqlite3.Error as error:
+        hint = f"a log is kept there while it is read: free some space in {tempfile.gettempdir()}, or set SQLITE_TMPDIR"
+        raise SetupError(f"cannot write a temporary file: {error}", hint=hint) from None
+
+
+def _convert(log: _Log, dst: Path, form: LogForm, *, partial: bool, on_note: Callable[[str], None] | None) -> Converted:
     with closing(log.store), new_dataset(dst) as out, closing(sqlite3.connect("", isolation_level=None)) as names:
         names.execute("CREATE TABLE ids (id TEXT PRIMARY KEY, next INTEGER)")
         form.read(log.collectors())
@@ -180,21 +203,21 @@ def convert_logs(
             plain = _plain(joined, form, log, dst.parent, left_out)
             if plain is None:
                 continue
-            if redact:
+            if log.redact:
                 strike = StrikeOut()
                 plain = strike.value(plain)
                 struck.update(strike.counts)
             plain["id"] = _unique(names, plain["id"])
             out.write(encode_json_line(Dialogue.from_plain(plain).to_plain()))
             written += 1
-        for note in _notes(log, form, written, left_out, struck if redact else None):
+        for note in _notes(log, form, written, left_out, struck if log.redact else None):
             if on_note is not None:
                 on_note(note)
         if not written and not log.problems:
             hint = next(iter(log.without_content), f"is it a {form.label}? see docs/logs.md")
             found = ", ".join(f"{count} {what}" for what, count in log.others.items()) or None
             log.report(
-                Problem(what="no conversation in the log", place=Place(path=str(paths[0])), found=found, hint=hint)
+                Problem(what="no conversation in the log", place=Place(path=str(log.paths[0])), found=found, hint=hint)
             )
         if not (partial and written):
             if written and log.problems:
