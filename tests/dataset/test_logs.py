@@ -382,9 +382,7 @@ def test_convert_detects_a_log_and_says_what_it_did(convbatch: Command, tmp_path
     assert convbatch("validate", "cases.jsonl").code == 0
 
 
-@pytest.mark.parametrize(
-    "file", ["otel_new.jsonl", "otel_otlp_spans.jsonl", "phoenix.jsonl", "promptfoo_results.jsonl"]
-)
+@pytest.mark.parametrize("file", ["otel_new.jsonl", "otel_otlp_spans.jsonl", "phoenix.jsonl"])
 def test_a_log_in_place_of_a_dataset_is_refused_with_the_command_that_helps(file: str, convbatch: Command) -> None:
     done = convbatch("validate", SAMPLES / file)
     assert done.code == 2

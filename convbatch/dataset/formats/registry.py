@@ -40,20 +40,10 @@ def detect(line: Mapping[str, Any]) -> DatasetFormat | None:
     return next((form for form in FORMATS.values() if form.detect(line)), None)
 
 
-_LOG_KEYS = frozenset(
-    (
-        "resourceSpans",
-        "resourceLogs",
-        "spanId",
-        "span_id",
-        "traceId",
-        "trace_id",
-        "context.span_id",
-        "parent_id",
-        "span_kind",
-    )
-    + ("proxy_server_request", "litellm_call_id", "testCase", "evalId", "token_name")
-)
+_LOG_KEYS = {
+    "resourceSpans", "resourceLogs", "spanId", "span_id", "traceId", "trace_id", "context.span_id", "parent_id",
+    "span_kind", "proxy_server_request", "litellm_call_id", "testCase", "evalId", "token_name",
+}  # fmt: skip
 """Keys of records that other tools log; `logs/` reads them."""
 
 
