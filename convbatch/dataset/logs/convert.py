@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -188,7 +187,9 @@ def convert_logs(
     try:
         return _convert(_Log(paths, redact=redact), dst, form, partial=partial, on_note=on_note)
     except sqlite3.Error as error:
-        hint = f"a log is kept there while it is read: free some space in {tempfile.gettempdir()}, or set SQLITE_TMPDIR"
+        hint = (
+            "a log is kept there while it is read: free some space in /var/tmp, or set SQLITE_TMPDIR to another folder"
+        )
         raise SetupError(f"cannot write a temporary file: {error}", hint=hint) from None
 
 
