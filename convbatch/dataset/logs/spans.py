@@ -41,7 +41,8 @@ from convbatch.dataset.logs.span import LogRecord, Span, SpanEvent, is_export, n
 from convbatch.errors import Issue
 
 CAPTURE = (
-    "set OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true (TRACELOOP_TRACE_CONTENT=true) in the traced program"
+    "set OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true (TRACELOOP_TRACE_CONTENT=true) in the traced program; "
+    "if the messages are in log records, name their file too"
 )
 """How the messages get into spans."""
 _HIDDEN = "unset OPENINFERENCE_HIDE_INPUTS and OPENINFERENCE_HIDE_OUTPUTS in the traced program"
