@@ -54,7 +54,7 @@ class CallStore:
             " session TEXT, trace TEXT, time REAL, alone INTEGER, begin BLOB, whole BLOB, gone INTEGER DEFAULT 0)"
         )
         self._db.execute("PRAGMA journal_mode = OFF")  # the database ends with the command
-        self._db.execute("PRAGMA cache_size = -65536")  # KiB
+        self._db.execute("PRAGMA cache_size = -32768")  # KiB
         # Apart, so that the table of all requests stays small enough to search.
         self._db.execute("CREATE TABLE bodies (n INTEGER PRIMARY KEY, json BLOB)")
         self._db.execute("CREATE TABLE prefixes (digest BLOB, n INTEGER, rest INTEGER)")
