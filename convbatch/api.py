@@ -85,6 +85,8 @@ def _run_options(
     judge: str | None = None,
     judge_max_output_tokens: int | None = None,
     reuse: str | Path | Run | None = None,
+    batch: bool = False,
+    batch_window: str | None = None,
     out: str | Path | None = None,
     progress: bool = False,
     log: str | Path | None = None,

@@ -22,6 +22,9 @@ MILLION = Decimal(1_000_000)
 CURRENCY = re.compile(r"[A-Z]{3}")
 NOT_CURRENCIES = {"RMB": "CNY", "YUAN": "CNY", "CNH": "CNY", "YEN": "JPY", "EURO": "EUR", "NTD": "TWD", "STG": "GBP"}
 """Names that people write for a currency, with its ISO 4217 code."""
+BATCH_SHARE = Decimal("0.5")
+"""Price of a reply of a batch job as a share of the usual one: the same at OpenAI, Google and Anthropic, also for
+cached tokens and cache writes (their price pages, read 2026-11-26)."""
 RATES = (
     "input", "output", "cached_input", "cache_write_input", "cache_write_1h_input", "input_audio", "cached_input_audio",
     "output_image", "output_audio",
@@ -259,6 +262,14 @@ class PriceTable:
         source = period.source or self.source
         return source if period.valid_from is None else f"{source}, valid from {period.valid_from}"
 
+    def as_batch(self) -> PriceTable:
+        """Return the prices of the same tokens in a batch job: half of these."""
+        periods = (
+            replace(period.times(BATCH_SHARE), source=None if period.source is None else batch_source(period.source))
+            for period in self.periods
+        )
+        return replace(self, source=batch_source(self.source), periods=tuple(periods))
+
     def to_plain(self) -> dict[str, Any]:
         """Return the JSON form; prices are strings, which keep every digit."""
         return {
@@ -272,6 +283,11 @@ class PriceTable:
         """Read the result of `to_plain`; trusts its input."""
         periods = tuple(_period_from_plain(period) for period in plain["periods"])
         return cls(currency=plain["currency"], source=plain["source"], periods=periods)
+
+
+def batch_source(source: str) -> str:
+    """Return the source of batch prices that come from these prices."""
+    return f"{source}, batch"
 
 
 def is_price_table(plain: Any) -> bool:

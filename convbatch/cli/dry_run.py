@@ -29,6 +29,7 @@ from convbatch.estimation.history import ROUGH, EarlierRuns, open_reused_replies
 from convbatch.exit_codes import ExitCode
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.pricing import ExchangeRates, Money, PriceTable, check_currency, display_amount, rate_text, to_decimal
+from convbatch.protocols.batches import batch_api
 from convbatch.results.export import Content, check_files, write_files
 from convbatch.session.cost_cap import price_config_example
 from convbatch.session.options import RunOptions
@@ -203,6 +204,8 @@ def forecast_targets(plan: DryRun) -> list[Forecast]:
     earlier = EarlierRuns(RESULTS, plan.dataset, plan.manifest.dataset.dialogues)
     with open_reused_replies(plan.reuse) as reusable:
         for target, recorded in zip(plan.targets, plan.manifest.targets, strict=True):
+            if plan.rules.batch == "batch":
+                recorded = replace(recorded, prices=recorded.batch_prices)
             profile = earlier.profile(target, plan.reuse)
             estimator = Estimator(
                 target=target,
@@ -222,6 +225,8 @@ def forecast_targets(plan: DryRun) -> list[Forecast]:
 def _before_a_run(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
     """Return lines on missing keys and on the shortest time that the limits allow."""
     lines = [f"  no key yet: {name} is not set; a run needs it" for name in plan.missing_keys]
+    if plan.rules.batch == "batch":
+        return [*lines, _batch_time(plan)]
     owners: dict[tuple[str, str, str], list[Forecast]] = {}
     for one in forecasts:
         owners.setdefault(one.target.quota_owner, []).append(one)
@@ -232,6 +237,19 @@ def _before_a_run(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
         span = shortest(limits, expected)
         lines += [] if span is None else [f"  {names}: {span}"]
     return lines
+
+
+def _batch_time(plan: DryRun) -> str:
+    """Return how long the waves of a batch run may take."""
+    waves = max((len(dialogue.asked(plan.rules.history)) for _, dialogue in read_copy(plan.dataset)), default=0)
+    window = plan.rules.batch_window
+    hours = max(batch_api(target.gateway.protocol, window).longest_h for target in plan.targets)
+    if window is not None:
+        return f"  each response within {window}: at worst {waves * hours} h for {count_of(waves, 'turn')}"
+    return (
+        f"  {count_of(waves, 'wave')} of batch jobs, one after another: often less than an hour each, at worst "
+        f"{hours} h each, {waves * hours} h in all"
+    )
 
 
 def shortest(limits: Limits, figures: Figures) -> str | None:

@@ -34,7 +34,7 @@ from convbatch.exit_codes import ExitCode
 if TYPE_CHECKING:
     from convbatch.comparison.compare import FailOn
     from convbatch.results.run import Run
-    from convbatch.session.options import CheckOptions, DoctorOptions, FilterOptions, ResumeOptions, RunOptions
+    from convbatch.session.options import CancelOptions, CheckOptions, DoctorOptions, FilterOptions, ResumeOptions, RunOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -246,6 +246,19 @@ def resume_command(options: ResumeOptions) -> ExitCode:
     from convbatch.cli.run import resume
 
     return resume(options)
+
+
+@app.command(name="cancel", cls=Command)
+@guarded
+@takes("CancelOptions")
+def cancel_command(options: CancelOptions) -> ExitCode:
+    """Cancel the open batch jobs of a run, and keep what had been run by then; `resume` asks the rest.
+
+    Example: convbatch cancel latest
+    """
+    from convbatch.cli.cancel import cancel
+
+    return cancel(options)
 
 
 @app.command(cls=Command)

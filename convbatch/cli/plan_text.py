@@ -107,6 +107,12 @@ def _target_line(target: Target, session: Planned) -> str:
         parts.append(f"with its own {', '.join(target.variant.changes)}")
     if target.members:
         parts.append(f"a pool of {', '.join(member.name for member in target.members)}")
+    if session.rules.batch == "cancel":
+        return f"{parts[0]}, its open batch jobs are cancelled"
+    if session.rules.batch == "batch":
+        if (window := session.rules.batch_window) is not None:
+            return f"{parts[0]}, each response within {window}, at the batch price; store: true, the provider keeps it"
+        return f"{parts[0]}, by batch jobs, one for each turn of all dialogues together, at the batch price"
     parts.append(f"up to {max_in_flight(gateway.limits, session.rules.concurrency)} in flight")
     parts.append(_limits_text(gateway.limits) or "no rate configured (slow start)")
     return ", ".join(parts)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from convbatch.cli.cancel import open_job_lines
 from convbatch.cli.finished import finished_result
 from convbatch.cli.live_tables import TableMaker, is_worth_it, table_maker
 from convbatch.cli.plan_text import be_verb, endpoint_lines, judge_lines, plan_lines, unused_judge_lines
@@ -159,7 +160,8 @@ def _resume(options: ResumeOptions, watch: Watch | None) -> ExitCode:
     except ConvbatchError as error:
         raise _with_given(error, path, given_options(options)) from error
     _check_outputs(options.reports, spec.manifest.options.fail_under)
-    head = f"resuming {_display_folder(spec.folder)}: {count_of(spec.manifest.planned.rows, 'row')}"
+    does = "cancelling the batch jobs of" if options.cancels else "resuming"
+    head = f"{does} {_display_folder(spec.folder)}: {count_of(spec.manifest.planned.rows, 'row')}"
     _log_lines([head, *endpoint_lines(spec, options.from_environment)])
     for path in (changed := changed_sources(spec.folder, spec.manifest)):
         _log_lines([f"note: {path} has changed since this run copied it; the run continues with its copy"])
@@ -231,6 +233,8 @@ def _run_with_tables(spec: SessionSpec, tables: TableMaker) -> SessionResult:
 
 def _run_judge(spec: SessionSpec, result: SessionResult) -> SessionResult | None:
     """Ask the judge of a run about its replies; return None if there is nothing to ask or no judge."""
+    if spec.rules.batch == "cancel":
+        return None
     try:
         with naming_memory_errors():
             judge_spec = prepare_judging_after(spec, result)
@@ -391,6 +395,7 @@ def _closing_lines(
     result = results[-1]
     lines = [f"{target} is suspended: {reason}" for each in results for target, reason in each.suspended.items()]
     lines += [f"{target} gave no reply: {why}" for each in results for target, why in each.unanswered.items()]
+    lines += open_job_lines(spec)
     lines.append(f"run folder: {folder}")
     questions = _open_questions(results, remaining)
     if remaining.open or questions:

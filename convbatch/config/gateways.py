@@ -110,6 +110,8 @@ class Gateway:
     """Amount of `currency` per USD of list price."""
     stream: bool = False
     """Whether replies are asked for as streams; not part of a turn's identity: the reply is the same."""
+    batches: bool = False
+    """Whether it has the batch API of its protocol; only asked when a run begins, so `run.json` is without it."""
     attempt_timeout_s: float = 600.0
     limits: Limits = Limits()
     settings: Settings = NO_SETTINGS
@@ -280,6 +282,8 @@ class PriceRow:
     gateway: str
     glob: str
     table: PriceTable
+    batch: PriceTable
+    """Prices of the same tokens in a batch job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,8 +332,17 @@ class Config:
 
     def prices_of(self, target: Target) -> PriceTable | None:
         """Return the `[prices]` of a target: of the longest matching glob, the later one of equally long globs."""
+        row = self._price_row(target)
+        return None if row is None else row.table
+
+    def batch_prices_of(self, target: Target) -> PriceTable | None:
+        """Return the `[prices]` of a target in batch jobs."""
+        row = self._price_row(target)
+        return None if row is None else row.batch
+
+    def _price_row(self, target: Target) -> PriceRow | None:
         rows = [row for row in self.prices if row.gateway == target.gateway.name and matches(row.glob, target.model)]
-        return None if not rows else max(reversed(rows), key=lambda row: len(row.glob)).table
+        return None if not rows else max(reversed(rows), key=lambda row: len(row.glob))
 
     def served_prices_of(self, target: Target, asked: PriceTable | None) -> dict[str, PriceTable | None]:
         """Return the `[prices]` of this gateway that name a model exactly, for replies served by it instead.
@@ -489,7 +502,11 @@ def max_in_flight(limits: Limits, requested: int | None) -> int:
 
 
 def target_to_manifest(
-    target: Target, prices: PriceTable | None = None, served_prices: Mapping[str, PriceTable | None] | None = None
+    target: Target,
+    prices: PriceTable | None = None,
+    served_prices: Mapping[str, PriceTable | None] | None = None,
+    *,
+    batch_prices: PriceTable | None = None,
 ) -> ManifestTarget:
     """Return a target as `run.json` keeps it: all but keys; with its prices, so that its costs stay the same."""
     return ManifestTarget(
@@ -501,6 +518,7 @@ def target_to_manifest(
         variant=target.variant,
         prices=prices,
         served_prices=served_prices or {},
+        batch_prices=batch_prices,
     )
 
 
@@ -552,6 +570,7 @@ def _without_nulls(plain: Mapping[str, Any]) -> dict[str, Any]:
 def gateway_to_plain(gateway: Gateway) -> dict[str, Any]:
     """Return the JSON form of a gateway, by field name."""
     plain: dict[str, Any] = {f.name: getattr(gateway, f.name) for f in dataclasses.fields(Gateway)}
+    del plain["batches"]
     plain["headers"] = dict(gateway.headers)
     plain["key_command"] = None if gateway.key_command is None else list(gateway.key_command)
     plain["secret_headers"] = {name: dataclasses.asdict(header) for name, header in gateway.secret_headers.items()}

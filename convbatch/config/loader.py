@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from convbatch.config.gateways import Config, GatewayTable, JudgeTable, ModelTable, PriceRow, RunTable, merge_tables
 from convbatch.config.pool_tables import build_pool
 from convbatch.config.pools import PoolTable
-from convbatch.config.prices import build_exchange_rates, price_row
+from convbatch.config.prices import batch_price_row, build_exchange_rates, price_row
 from convbatch.config.toml_faults import toml_hint
 from convbatch.config.toml_positions import KeyPath, TomlPositions
 from convbatch.config.usage_log_form import UsageLogForm
@@ -231,8 +231,9 @@ class _Reader:
         for key, other in (("key_env", "key_command"), ("key_command", "key_env")):
             if key in own and other not in own:
                 values.pop(other, None)  # of the preset
-        if "base_url" in own and "list_prices" not in own:
-            values.pop("list_prices", None)  # another address may bill other prices
+        for key in ("list_prices", "batches"):  # another address may bill other prices, and have no batch API
+            if "base_url" in own and key not in own:
+                values.pop(key, None)
         if not self._has_basics(name, values, table, preset):
             return None
         named = {key: "KEY" for key in ("key_env",) if key not in own and {"key_env", "key_command"} & table.keys()}
@@ -364,8 +365,9 @@ class _Reader:
                 billing = gateways[pools[gateway].gateways[0] if gateway in pools else gateway]
                 billed_in = billing.for_model(glob).currency
                 table = price_row(rows, path, billed_in, self._place, self._add)
-                if table is not None:
-                    yield PriceRow(gateway=gateway, glob=glob, table=table)
+                batch = None if table is None else batch_price_row(rows, path, table, self._add)
+                if table is not None and batch is not None:
+                    yield PriceRow(gateway=gateway, glob=glob, table=table, batch=batch)
 
     # -- bills
 

@@ -20,7 +20,8 @@ RATE_KEYS = (
     "input", "cached_input", "cache_write_input", "cache_write_1h_input", "input_audio", "cached_input_audio", "output",
     "output_image", "output_audio",
 )  # fmt: skip
-ROW_KEYS = (*RATE_KEYS, "tiers", "currency", "valid_from", "source")
+ROW_KEYS = (*RATE_KEYS, "tiers", "currency", "valid_from", "source", "batch")
+BATCH_KEYS = (*RATE_KEYS, "tiers")
 TIER_KEYS = ("above", *RATE_KEYS)
 
 ReportInvalid = Callable[[KeyPath, InvalidValue], None]
@@ -67,6 +68,53 @@ def price_row(
         found = [replace(found[0], source=None)]
     found.sort(key=_first_day)
     return PriceTable(currency=str(currencies.pop()), source=", ".join(sources), periods=tuple(found))
+
+
+def batch_price_row(rows: Any, path: KeyPath, table: PriceTable, report: ReportInvalid) -> PriceTable | None:
+    """Build the prices in batch jobs: those of the key `batch`, else half of the others.
+
+    Args:
+        rows: As for `price_row`, which found no problem in them.
+        path: As for `price_row`.
+        table: What it returned.
+        report: Called with every problem.
+
+    Returns:
+        None when there is a problem.
+    """
+    tables = cast(list[Any], rows) if isinstance(rows, list) else [rows]
+    given = {_day(each, path, report): each.get("batch", {}) for each in tables}
+    at = {_day(each, path, report): index for index, each in enumerate(tables)}
+    halved = table.as_batch()
+    periods: list[Period] = []
+    sound = True
+    for period in halved.periods:
+        where = (*path, item(at[period.valid_from]), "batch") if isinstance(rows, list) else (*path, "batch")
+        own = _batch_rates(given[period.valid_from], where, report)
+        sound = sound and own is not None
+        periods.append(replace(period, **(own or {})))
+    return replace(halved, periods=tuple(periods)) if sound else None
+
+
+def _batch_rates(table: Any, path: KeyPath, report: ReportInvalid) -> dict[str, TokenPrice] | None:
+    """Return the prices that a table `batch` sets; None when there is a problem."""
+    if not isinstance(table, dict):
+        example = "write batch = { input = 0.15, output = 1.25 }"
+        report(path, InvalidValue("batch must be a table", example, found=table))
+        return None
+    problems: list[KeyPath] = []
+
+    def note(where: KeyPath, invalid: InvalidValue) -> None:
+        problems.append(where)
+        report(where, invalid)
+
+    own = cast(dict[str, Any], table)
+    _refuse_unknown(own, BATCH_KEYS, path, note)
+    rates = {key: rate for key in RATE_KEYS if (rate := _price(own, key, path, note)) is not None}
+    steps = _steps(own, path, note)
+    if problems:
+        return None
+    return {key: TokenPrice(base=rate, steps=_steps_of(key, rate, steps)) for key, rate in rates.items()}
 
 
 def build_exchange_rates(table: Any, report: ReportInvalid) -> ExchangeRates:

@@ -501,6 +501,7 @@ MODEL_KEYS: Mapping[str, tuple[str, Validator]] = {
     "unset": ("unset", _settings),
     "attempt_timeout": ("attempt_timeout_s", _seconds),
     "stream": ("stream", _flag),
+    "batches": ("batches", _flag),
     "currency": ("currency", currency),
     "list_prices": ("list_prices", _flag),
     "price_multiplier": ("price_multiplier", _multiplier),

@@ -87,6 +87,14 @@ class Budget:
             self._hold(amount)
         return Reservation(self, amount)
 
+    def reopen(self, amount: Fraction) -> Reservation:
+        """Reserve the worst case of a call of an earlier session, which was counted as spent: it may be answered."""
+        self.spend(-amount, is_assumed=True)
+        self._hold(amount)
+        reservation = Reservation(self, amount)
+        reservation.is_sent = True
+        return reservation
+
     def spend(self, amount: Fraction, *, is_assumed: bool) -> None:
         """Add the cost of a call, or its worst case where the cost is unknown."""
         self.spent += amount

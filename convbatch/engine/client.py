@@ -40,20 +40,40 @@ from convbatch.engine.suspension import Address
 from convbatch.errors import SetupError
 from convbatch.journal.media_store import MediaStore, SharedBody, has_files
 from convbatch.protocols import PROTOCOLS
+from convbatch.protocols.batches.jobs import JobCall
+from convbatch.protocols.batches.lines import ResultLine
 from convbatch.protocols.content_encoding import CannotUnpack, unpack
 from convbatch.protocols.model_details import ModelDetails, model_details, next_page
 from convbatch.protocols.reading import Answer, read_answer, with_own_notes
 from convbatch.protocols.replay import as_configured, without_refused_signatures, without_signatures
 from convbatch.protocols.reply_media import media_of_turn
 from convbatch.protocols.stated_limits import stated_limits
-from convbatch.protocols.wire import Ask, CannotCarry, MalformedReply, WireRequest, encode_json
+from convbatch.protocols.wire import (
+    Ask,
+    CannotCarry,
+    Endpoint,
+    MalformedReply,
+    WireRequest,
+    decode_json,
+    encode_json,
+)
 from convbatch.redaction import Redactor
-from convbatch.reply import Attempt, Failure, Reply, StatedLimits
+from convbatch.reply import POSSIBLY_PAID, Attempt, Failure, Reply, StatedLimits
 from convbatch.system import Clock
 
 _MAX_PAGES = 100
 _OWN_HEADERS = {"User-Agent": f"convbatch/{__version__}", "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-oneapi-request-id", "x-generation-id", "cf-ray")
+
+
+class LineRequest(NamedTuple):
+    """One request of a batch job."""
+
+    body: Mapping[str, Any]
+    size: int
+    """Bytes of the body."""
+    note: str | None = None
+    """What was odd about it."""
 
 
 class ListedModels(NamedTuple):
@@ -326,6 +346,77 @@ class Client:
         if self._media is not None:
             body = _body_with_content(self._media, body)
         return request, self._sending(request, key, body)
+
+    # -- batch jobs
+
+    @property
+    def batch_endpoint(self) -> Endpoint:
+        """Where batch jobs are made; that of the built-in simulator is its URL."""
+        base_url = self._endpoint.base_url
+        if self._simulator_url is None or not base_url.startswith(SIMULATOR_URL):
+            return self._endpoint
+        return replace(self._endpoint, base_url=self._simulator_url + base_url.removeprefix(SIMULATOR_URL))
+
+    def build_line(self, ask: Ask) -> LineRequest:
+        """Return the request of a batch job's line, with the content of its media.
+
+        Raises:
+            CannotCarry: The protocol cannot express the request, or a media file was lost since the start.
+        """
+        ask = ask._replace(pieces=None)
+        if self._media is not None:
+            ask = ask._replace(messages=_with_content(self._media, ask.messages))
+        request = self._protocol.build_request(ask, self._endpoint)
+        body = encode_json(request.json)
+        filled = body if self._media is None else _body_with_content(self._media, body)
+        plain = decode_json(bytes(filled)) if isinstance(filled, SharedBody) else request.json
+        return LineRequest(plain, len(filled), request.note)
+
+    async def send_job_call(self, call: JobCall, *, timeout_s: float, max_body_bytes: int) -> HttpResponse:
+        """Send a request about a batch job; once more with another key if a key command has one.
+
+        Raises:
+            NoResponse: No complete answer came.
+            SetupError: The key command failed.
+        """
+        while True:
+            await self.renew_key()
+            token = None if self._key_command is None else self._key_command.token
+            url, headers = call.url, CIMultiDict({**_OWN_HEADERS, **call.headers})
+            if call.has_key:
+                request = WireRequest(method=call.method, url=call.url, headers=call.headers, json=None)
+                url, headers = self._keyed_address(request, self._key if token is None else token.value)
+            outgoing = OutgoingRequest(
+                call.method, url, headers, call.body, timeout_s=timeout_s, max_body_bytes=max_body_bytes
+            )
+            response = await self._transport.send(outgoing)
+            if token is None or not call.has_key:
+                return response
+            assert self._key_command is not None
+            if response.status == 401 and self._key_command.refused(token.number):
+                continue
+            if 200 <= response.status < 300:
+                self._key_command.accepted(token.number)
+            return response
+
+    def read_result(self, line: ResultLine, started_at: float) -> Attempt:
+        """Return the attempt that a result line of a batch job amounts to; it has no latency of its own."""
+        if line.status is None:
+            cls = "not_sent" if line.is_free else "abandoned"
+            return Attempt(outcome=line.outcome, cls=cls, started_at=started_at, wire_note=line.note)
+        response = HttpResponse(line.status, {}, line.body)
+        attempt = self._attempt_with_answer(response, _Sent(started_at, self._clock.monotonic()))
+        attempt = attempt._replace(
+            latency_s=None,
+            request_id=None if line.request_id is None else self._redactor.text(line.request_id)[:200],
+            wire_note=_joined(*dict.fromkeys([line.note, attempt.wire_note])),
+            stated_limits=None,
+        )
+        return attempt._replace(cls="refused") if line.is_free and attempt.cls in POSSIBLY_PAID else attempt
+
+    def redacted(self, failure: Failure) -> Failure:
+        """Return a failure whose message has no key."""
+        return replace(failure, message=self._redactor.text(failure.message))
 
     def _with_verdict_on(self, token: Token, attempt: Attempt) -> Attempt:
         """Tell the key command whether its token was accepted; a refused one may be replaced."""

@@ -30,6 +30,8 @@ class OutgoingRequest(NamedTuple):
     timeout_s: float
     watch: StreamWatch | None = None
     """Gets the body of a streamed response piece by piece, and says how long a silence may last."""
+    max_body_bytes: int = MAX_BODY_BYTES
+    """Limit on the decoded body of the response."""
 
 
 class HttpResponse(NamedTuple):

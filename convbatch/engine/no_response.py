@@ -35,11 +35,11 @@ class Silent(Exception):  # internal signal
         self.is_over = is_over
 
 
-def unpacked_body(body: bytes, headers: CIMultiDictProxy[str]) -> Unpacked:
+def unpacked_body(body: bytes, headers: CIMultiDictProxy[str], max_bytes: int = MAX_BODY_BYTES) -> Unpacked:
     """Return a body without compression and charset; raises `Unreadable`."""
     encoding = ",".join(headers.getall("Content-Encoding", ()))
     try:
-        return unpack(body, encoding, headers.get("Content-Type", ""), max_bytes=MAX_BODY_BYTES)
+        return unpack(body, encoding, headers.get("Content-Type", ""), max_bytes=max_bytes)
     except CannotUnpack as error:
         raise Unreadable(str(error)) from None
 

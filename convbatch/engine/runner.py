@@ -75,6 +75,10 @@ class RunRules:
     repeats: int = 1
     in_rounds: bool = False
     """All dialogues once before any is repeated."""
+    batch: Literal["batch", "live", "cancel"] | None = None
+    """Ask by batch jobs; or wait for open ones and ask the rest live; or cancel open ones. None = as `live`."""
+    batch_window: str | None = None
+    """Within which OpenAI makes each response by itself, in place of batch jobs."""
     concurrency: int | None = None
     """`-j`; None = the limit of each gateway."""
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
@@ -118,6 +122,20 @@ class Runner:
     def workers(self) -> tuple[TargetWorker, ...]:
         """The workers, with their counts and suspensions so far."""
         return self._workers
+
+    @property
+    def on_stop(self) -> str:
+        """What the first Ctrl-C does, in words."""
+        return "stopping: what is in flight is finished and kept; Ctrl-C again abandons it"
+
+    @property
+    def on_abandon(self) -> str:
+        """What the second Ctrl-C does, in words."""
+        return "abandoning what is in flight; it is listed as possibly paid"
+
+    def waits_for(self, worker: TargetWorker) -> tuple[tuple[str, float | None] | None, str | None]:
+        """Return what a target waits for: kind and seconds, and in words."""
+        return worker.obstacle(), worker.why_waiting()
 
     async def run(self, plans: Mapping[str, Iterator[Conversation]]) -> None:
         """Run each target's conversations until all are done or suspended, or `stop` is called.

@@ -102,9 +102,9 @@ class AiohttpTransport:
             await self._exchanges.begin(exchange, route, outgoing, intent)
             assert exchange.head is not None
             assert exchange.content is not None
-            await _read(exchange.content, partial, outgoing.watch)
+            await _read(exchange.content, partial, outgoing)
             self._exchanges.end(exchange, route)
-            return _response(exchange.head, partial)
+            return _response(exchange.head, partial, outgoing.max_body_bytes)
         except asyncio.CancelledError as cancelled:
             exchange.close()
             if not exchange.is_written:
@@ -138,8 +138,8 @@ class AiohttpTransport:
                 proxy=self._proxy,
             ) as response:
                 seen.append(ResponseHead(response.status, response.headers))
-                await _read(response.content, partial, outgoing.watch)
-                return _response(seen[0], partial)
+                await _read(response.content, partial, outgoing)
+                return _response(seen[0], partial, outgoing.max_body_bytes)
         except asyncio.CancelledError as cancelled:
             if not connections:
                 raise NotSentCancelled from cancelled
@@ -174,9 +174,9 @@ class AiohttpTransport:
         return timeout
 
 
-def _response(head: ResponseHead, partial: bytearray) -> HttpResponse:
+def _response(head: ResponseHead, partial: bytearray, max_bytes: int) -> HttpResponse:
     """Return a response whose body was received to its end; raises `Unreadable`."""
-    unpacked = unpacked_body(bytes(partial), head.headers)
+    unpacked = unpacked_body(bytes(partial), head.headers, max_bytes)
     if unpacked.is_cut:
         partial[:] = unpacked.body
         raise Unreadable("the compressed response body ends too early")
@@ -210,13 +210,14 @@ class _SharedPayload(aiohttp.Payload):
                 await writer.write(view[at : at + _LARGE_BODY])
 
 
-async def _read(content: aiohttp.StreamReader, into: bytearray, watch: StreamWatch | None) -> None:
+async def _read(content: aiohttp.StreamReader, into: bytearray, outgoing: OutgoingRequest) -> None:
+    watch, most = outgoing.watch, outgoing.max_body_bytes
     try:
         if watch is None and content.is_eof():  # nearly always: it came with the head
-            _append(content.read_nowait(-1), into)
+            _append(content.read_nowait(-1), into, most)
         elif watch is None:
             while chunk := await content.readany():
-                _append(chunk, into)
+                _append(chunk, into, most)
         else:
             await _read_stream(content, into, watch)
     except (aiohttp.ClientError, OSError):
@@ -235,7 +236,7 @@ async def _read_stream(content: aiohttp.StreamReader, into: bytearray, watch: St
     try:
         async with silence:
             while chunk := await content.readany():
-                _append(chunk, into)
+                _append(chunk, into, MAX_BODY_BYTES)
                 watch.received(chunk)
                 if (now := loop.time()) > renewed or watch.is_over:
                     renewed = now + min(1.0, watch.silence_s / 8)  # not for each of a thousand chunks
@@ -246,7 +247,7 @@ async def _read_stream(content: aiohttp.StreamReader, into: bytearray, watch: St
         raise Silent(watch.silence_s, len(into), is_over=watch.is_over) from None
 
 
-def _append(chunk: bytes, into: bytearray) -> None:
+def _append(chunk: bytes, into: bytearray, most: int) -> None:
     into += chunk
-    if len(into) > MAX_BODY_BYTES:
-        raise Unreadable(f"the response body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+    if len(into) > most:
+        raise Unreadable(f"the response body is larger than {most // 2**20} MiB")

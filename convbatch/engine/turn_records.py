@@ -19,7 +19,7 @@ ATTEMPT_FIELDS = ("key", "attempt", "role", "step")
 STREAM_FIELDS = ("ttft_s", "chunks", "itl_p50_s", "itl_p95_s")
 _ANSWER_FIELDS = ("http_status", "request_id", "started_at", "latency_s", *STREAM_FIELDS, "key_in_body")
 REUSED_FIELDS = (*_ANSWER_FIELDS, "reply", "body", "body_b64", "wire_note", "prices")
-READ_AGAIN_FIELDS = (*_ANSWER_FIELDS, "limiter_wait_s", "retry_wait_s")
+READ_AGAIN_FIELDS = (*_ANSWER_FIELDS, "limiter_wait_s", "retry_wait_s", "job", "job_s")
 
 
 _PLAIN_FIELDS = ("http_status", "request_id", "latency_s", *STREAM_FIELDS, "wire_note")

@@ -73,6 +73,9 @@ _SAME_ATTEMPT = (
     # A judge is asked many questions about one turn, and can also be one of the models under test.
     " AND o.judged IS i.judged AND (o.judged IS NULL OR o.key = i.key)"
 )
+_INTENTS_BETWEEN = (
+    f"SELECT segment, start, length FROM records WHERE kind = {_INTENT} AND seq > ? AND seq <= ? ORDER BY seq"
+)
 _OUTCOMES_OF_TARGET = f"SELECT segment, start, length FROM records WHERE kind = {_OUTCOME} AND target = ?"
 _LATEST_OUTCOMES = f"{_OUTCOMES_OF_TARGET} ORDER BY seq DESC LIMIT 1000"
 _ASKED_SINCE = f"SELECT target, COUNT(*) FROM records WHERE kind = {_INTENT} AND asked_at >= ? GROUP BY target"
@@ -322,6 +325,8 @@ class Archive:
         self._seen: dict[bytes, int] = {}
         self._numbers = {name: number for number, name in enumerate(self.targets)}
         self.stops: list[dict[str, Any]] = []
+        self.jobs: list[dict[str, Any]] = []
+        """The `job` records: what was written of batch jobs."""
         self.has_judge_calls = False
         """Whether a judge was ever asked."""
         self._checksum = 0
@@ -425,6 +430,20 @@ class Archive:
         """Return the names of all judges that were ever asked."""
         return [self.targets[number] for (number,) in self._db.execute(_JUDGES).fetchall()]
 
+    def job_intents(self, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the `intent` records of a batch job that have no outcome yet.
+
+        Args:
+            asked: The `job` record that was written with them, before the first one.
+        """
+        rows = self._db.execute(_INTENTS_BETWEEN, (asked["seq"], asked["seq"] + asked["lines"]))
+        intents = [intent for intent in map(self._read, rows.fetchall()) if intent.get("job") == asked["job"]]
+        return [intent for intent in intents if "of" not in intent and self._is_open(intent)]
+
+    def _is_open(self, intent: Mapping[str, Any]) -> bool:
+        history = self.transcript(intent["index"], intent["target"], intent["repeat"]).turns[intent["turn"]]
+        return any(other["seq"] == intent["seq"] for other in history.open_intents)
+
     def has_reply(self, target: str) -> bool:
         """Return whether this run has a complete reply from this target."""
         rows = self._db.execute(_OUTCOMES_OF_TARGET, (self._numbers.get(target, -1),))
@@ -503,6 +522,7 @@ class Archive:
             self._db.close()
             self.stops.clear()
             self._checksum = 0
+            self.jobs.clear()
             self._db = _connect(":memory:")
             self._db.execute("PRAGMA temp_store = MEMORY")
             return self._fill()
@@ -552,7 +572,8 @@ class Archive:
             number = self._seen[target] = self._number(orjson.loads(b'"%b"' % target))
         asked_at = paid_key = None
         if kind == _INTENT:
-            asked_at = float(at)
+            # A request in a batch job counts against no rate.
+            asked_at = None if b',"job":"' in line.raw else float(at)
         else:
             paid_key = bytes.fromhex(key.decode())
         if kind != _TURN and (attempt is None or (cls is None and kind == _OUTCOME)):
@@ -568,6 +589,8 @@ class Archive:
         if kind is None:
             if record["kind"] == "stop":
                 self.stops.append(record)
+            elif record["kind"] == "job":
+                self.jobs.append(record)
             return None
         key, judged = record.get("key"), record.get("of")
         if kind == _INTENT and judged is None:
@@ -575,7 +598,8 @@ class Archive:
         self.has_judge_calls = self.has_judge_calls or judged is not None
         return (
             line.seq, kind, record["index"], self._number(record["target"]), record["repeat"], record["turn"],
-            record.get("attempt", 0), record["at"] if kind == _INTENT else None, record.get("class") == "not_sent",
+            record.get("attempt", 0), record["at"] if kind == _INTENT and "job" not in record else None,
+            record.get("class") == "not_sent",
             line.segment, line.offset, len(line.raw) - 1, bytes.fromhex(key) if key else None,
             None if judged is None else self._number(judged),
         )  # fmt: skip

@@ -101,6 +101,10 @@ class ManifestTarget:
     """None where no price was known."""
     served_prices: Mapping[str, PriceTable | None] = field(default_factory=dict[str, PriceTable | None])
     """Prices of replies that name this model instead of the asked one; before those in the journal."""
+    batch_prices: PriceTable | None = None
+    """Prices of the same tokens in batch jobs; None in a run without any."""
+    is_repriced: bool = False
+    """Whether these prices replace those of the run's day; never in `run.json`."""
     other: Mapping[str, Any] = field(default_factory=dict)
     """Keys of another version."""
 
@@ -113,6 +117,7 @@ class ManifestTarget:
         """
         fields = _Fields(plain)
         prices = fields.optional("prices", _PRICES)
+        batch_prices = fields.optional("batch_prices", _PRICES)
         return cls(
             name=fields.required("name", _TEXT),
             model=fields.required("model", _TEXT),
@@ -125,6 +130,7 @@ class ManifestTarget:
                 name: PriceTable.from_plain(table)
                 for name, table in fields.optional("served_prices", _PRICES_BY_NAME, {}).items()
             },
+            batch_prices=None if batch_prices is None else PriceTable.from_plain(batch_prices),
             other=fields.rest(),
         )
 
@@ -139,6 +145,7 @@ class ManifestTarget:
             **({} if self.variant is None else {"variant": self.variant.to_plain()}),
             "prices": None if self.prices is None else self.prices.to_plain(),
             **self._served_prices_to_json(),
+            **({} if self.batch_prices is None else {"batch_prices": self.batch_prices.to_plain()}),
             **self.other,
         }
 
@@ -234,6 +241,10 @@ class ManifestOptions:
     max_attempts: int | None = None
     in_rounds: bool = False
     """All dialogues once before any is repeated, as `convbatch audit --plan` asks them."""
+    batch: bool = False
+    """Whether turns are asked in batch jobs."""
+    batch_window: str | None = None
+    """`2h` or `8h`: as background responses of OpenAI in place of jobs."""
     reuse: str | None = None
     """Path of the run folder whose replies were reused."""
     max_cost: str | None = None
@@ -257,6 +268,8 @@ class ManifestOptions:
             concurrency=fields.optional("concurrency", _POSITIVE),
             max_attempts=fields.optional("max_attempts", _POSITIVE),
             in_rounds=fields.optional("in_rounds", _FLAG, False),
+            batch=fields.optional("batch", _FLAG, False),
+            batch_window=fields.optional("batch_window", _TEXT),
             reuse=fields.optional("reuse", _PATH),
             max_cost=fields.optional("max_cost", _TEXT),
             fail_under=fields.optional("fail_under", _TEXT),
@@ -275,6 +288,8 @@ class ManifestOptions:
             "fail_under": self.fail_under,
             "judge": self.judge,
             **({"in_rounds": True} if self.in_rounds else {}),
+            **({"batch": True} if self.batch else {}),
+            **({"batch_window": self.batch_window} if self.batch_window is not None else {}),
             **({"given": dict(self.given)} if self.given else {}),
             **self.other,
         }

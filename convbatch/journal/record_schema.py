@@ -20,6 +20,9 @@ _COUNT_LIMIT = 2**63
 _LATEST_S = 253_402_300_000.0
 """The end of the year 9999, the last one of `datetime`."""
 _KEY = re.compile(r"[0-9a-f]{32}")
+_JOB_ID = re.compile(r"[!-~]{1,500}")
+JOB_STATES = ("asked", "creating", "made", "ended", "unmade", "lost")
+"""What the records of a batch job say, in this order; the last three end it."""
 
 
 def _is_text(value: Any) -> bool:
@@ -52,6 +55,10 @@ def _is_finite(value: Any) -> bool:
 
 def _is_key(value: Any) -> bool:
     return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
+
+def _is_job_id(value: Any) -> bool:
+    return isinstance(value, str) and _JOB_ID.fullmatch(value) is not None
 
 
 def _is_status(value: Any) -> bool:
@@ -137,7 +144,7 @@ _is_failure = _fits(
 _FIELDS: Mapping[str, Predicate] = {
     **dict.fromkeys(("seq", "index", "repeat", "attempt", "session", "http_status", "chunks"), _is_count),
     "turn": lambda turn: turn is None or _is_count(turn),  # None: a judge is asked about a whole dialogue
-    **dict.fromkeys(("most_input_tokens", "max_output_tokens"), _is_count),
+    **dict.fromkeys(("most_input_tokens", "max_output_tokens", "line", "lines", "wave"), _is_count),
     **dict.fromkeys(
         (
             "kind",
@@ -152,6 +159,7 @@ _FIELDS: Mapping[str, Predicate] = {
             "repairs",
             "wire_note",
             "gateway",
+            "job",
         ),
         _is_text,
     ),
@@ -161,6 +169,9 @@ _FIELDS: Mapping[str, Predicate] = {
     **dict.fromkeys(("limiter_wait_s", "retry_wait_s"), _is_finite),
     "step": lambda step: _is_count(step) and step > 0,
     "key": _is_key,
+    "job_state": lambda state: state in JOB_STATES,
+    "job_id": _is_job_id,
+    "job_s": _is_finite,
     **dict.fromkeys(("key_in_body", "read_again", "continues"), _is_flag),
     "status": _is_status,
     "reply": _is_reply,
@@ -175,6 +186,7 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "intent": (*_OF_TURN, "attempt"),
     "outcome": (*_OF_TURN, "attempt", "class"),
     "turn": (*_OF_TURN, "status"),
+    "job": (*_HEAD, "job", "target", "wave", "lines", "job_state"),
 }
 
 
@@ -188,7 +200,11 @@ def wrong_field(record: Any) -> str | None:
     if wrong is None and kind == "outcome":
         answer = "reply" if record["class"] == "replied" else "error"
         wrong = None if answer in record else answer
-    if wrong is None and kind in _NEEDED:
+    if wrong is None and kind == "job" and record["job_state"] == "made" and "job_id" not in record:
+        wrong = "job_id"
+    if wrong is None and kind == "intent" and "job" in record and "line" not in record:
+        wrong = "line"
+    if wrong is None and kind in _NEEDED and kind != "job":
         wrong = _wrong_about(record)
     return wrong
 

@@ -109,26 +109,28 @@ def reprice(run: Run, config: Config) -> tuple[Run, ExchangeRates]:
     manifest = run.manifest
     names = _served_names(run)
     prices: dict[str, PriceTable | None] = {}
+    batch: dict[str, PriceTable | None] = {}
     served: dict[str, dict[str, PriceTable | None]] = {}
     aliases: dict[str, Aliases] = {}
     for recorded in (*manifest.targets, *manifest.judges):
         target = _with_current_billing(recorded, config)
         aliases[recorded.name] = target.gateway.aliases
         asked = prices[recorded.name] = price_table(target, config, today, manifest.settings)
+        batch[recorded.name] = config.batch_prices_of(target)
         exact = config.served_prices_of(target, asked)
         served[recorded.name] = exact | {
             key: served_price_table(target, asked, name or target.model, today, manifest.settings, tier=tier) or asked
             for name, tier in names[recorded.name]
             if name not in exact and (key := priced_name(name, tier)) is not None
         }
-    return run.at_prices(prices, served, aliases), config.exchange_rates
+    return run.at_prices(prices, served, aliases, batch), config.exchange_rates
 
 
 def _served_names(run: Run) -> Mapping[str, set[tuple[str | None, str | None]]]:
     """Return the model names and service tiers in the replies of every target and judge."""
     names: defaultdict[str, set[tuple[str | None, str | None]]] = defaultdict(set)
     for target, served, tier in read_rows(run.turns_path, ("target", "model_version", "service_tier")):
-        names[target].add((served, tier))
+        names[target].add((served, None if tier == "batch" else tier))  # a reply of a batch job costs its share of this
     if run.manifest.judges:
         with Archive(run.folder) as archive:
             for judge_call in archive.all_judge_calls():

@@ -159,7 +159,8 @@ TURNS: tuple[Column, ...] = (
         lambda t: sum_known(waited_s(outcome, "limiter_wait_s") for outcome in t.past.outcomes)),
     Column("retry_wait_s", "Float64", "seconds of backoff, all attempts; null without a finished attempt",
         lambda t: sum_known(waited_s(outcome, "retry_wait_s") for outcome in t.past.outcomes)),
-    Column("latency_s", "Float64", "seconds from send to last byte, last attempt; null without a finished attempt",
+    Column("latency_s", "Float64", "seconds from send to last byte, last attempt; null without a finished one, or in "
+        "a batch job",
         lambda t: t.last.get("latency_s")),
     Column("ttft_s", "Float64", "seconds from send to the first text or thought of a stream; null without",
         lambda t: t.last.get("ttft_s")),
@@ -264,7 +265,7 @@ ATTEMPTS: tuple[Column, ...] = (
         lambda a: waited_s(a.record, "limiter_wait_s")),
     Column("retry_wait_s", "Float64", "seconds of backoff before it; null for a lost attempt",
         lambda a: waited_s(a.record, "retry_wait_s")),
-    Column("latency_s", "Float64", "seconds from send to last byte; null when unknown",
+    Column("latency_s", "Float64", "seconds from send to last byte; null when unknown, and in a batch job",
         lambda a: a.record.get("latency_s")),
     Column("ttft_s", "Float64", "seconds from send to the first text or thought of a stream; null without",
         lambda a: a.record.get("ttft_s")),
@@ -275,6 +276,10 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("itl_p95_s", "Float64", "as `itl_p50_s`, 95th percentile", lambda a: a.record.get("itl_p95_s")),
     Column("started_at", "timestamp[us, UTC]", "of a lost attempt: time before sending",
         lambda a: to_datetime(a.started_at)),
+    Column("job", "string", "name of the batch job that it was in; null if it was asked by itself",
+        lambda a: a.record.get("job")),
+    Column("job_s", "Float64", "seconds from the creation of its batch job to the reading of its result",
+        lambda a: a.record.get("job_s")),
     Column("request_id", "string", "null without one", lambda a: a.record.get("request_id")),
 )  # fmt: skip
 """Filled from `rows.AttemptRecord`."""

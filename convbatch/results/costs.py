@@ -21,12 +21,25 @@ def prices_of(target: ManifestTarget, outcome: Mapping[str, Any]) -> PriceTable 
     """Return the prices of an attempt: of the model that served its reply where they are known, else of the asked one.
 
     The session that received the reply looked them up and stored them in its record, so they do not change later.
+    An attempt by a batch job has them in its record in any case.
     """
+    if "job" in outcome:
+        return _batch_prices_of(target, outcome)
     reply = outcome.get("reply", {})
     for served in (priced_name(_served_name(outcome), reply.get("service_tier")), _served_name(outcome)):
         if served is not None and served in target.served_prices:
             return target.served_prices[served]
     return PriceTable.from_plain(outcome["prices"]) if "prices" in outcome else target.prices
+
+
+def _batch_prices_of(target: ManifestTarget, outcome: Mapping[str, Any]) -> PriceTable | None:
+    if "prices" in outcome and not target.is_repriced:
+        return PriceTable.from_plain(outcome["prices"])
+    served = _served_name(outcome)
+    if served is None or served == target.model or served not in target.served_prices:
+        return target.batch_prices
+    prices = target.served_prices[served]
+    return None if prices is None else prices.as_batch()
 
 
 def price_source(target: ManifestTarget, outcome: Mapping[str, Any]) -> str | None:
@@ -35,7 +48,7 @@ def price_source(target: ManifestTarget, outcome: Mapping[str, Any]) -> str | No
     if prices is None:
         return None
     source = prices.source_at(outcome["started_at"])
-    if prices is not target.prices or not served:
+    if "job" in outcome or prices is not target.prices or not served:
         return source
     is_known = match_served(target.model, served, target.gateway.aliases) in ("same", "dated", "alias")
     return source if is_known else f"{source}; served by {served}, priced as {target.model}"
@@ -75,9 +88,12 @@ def cache_saving(target: ManifestTarget, outcome: Mapping[str, Any]) -> Decimal 
     return prices.cache_saving(Usage(**usage), outcome["started_at"])
 
 
-def attempt_cost_bound(prices: PriceTable | None, intent: Mapping[str, Any] | None) -> Decimal | None:
-    """Return the upper bound of an attempt's cost; None without a limit on its tokens."""
-    if prices is None or intent is None or "most_input_tokens" not in intent or "max_output_tokens" not in intent:
+def attempt_cost_bound(target: ManifestTarget | None, intent: Mapping[str, Any] | None) -> Decimal | None:
+    """Return the upper bound of an attempt's cost; None without a price or a limit on its tokens."""
+    if target is None or intent is None:
+        return None
+    prices = target.batch_prices if "job" in intent else target.prices
+    if prices is None or "most_input_tokens" not in intent or "max_output_tokens" not in intent:
         return None
     return prices.ceiling(intent["most_input_tokens"], intent["max_output_tokens"])
 
@@ -97,7 +113,6 @@ class AttemptSpending(NamedTuple):
 
 def paid_attempts(past: TurnHistory, target: ManifestTarget | None) -> Iterator[AttemptSpending]:
     """Yield every attempt that this run paid or may have paid; without a target, no cost is known."""
-    prices = None if target is None else target.prices
     for outcome in past.outcomes:
         if outcome["attempt"] == 0:
             continue  # reused from another run
@@ -105,6 +120,6 @@ def paid_attempts(past: TurnHistory, target: ManifestTarget | None) -> Iterator[
         if cost is not None:
             yield AttemptSpending(cost)
         elif outcome["class"] == "replied" or outcome["class"] in POSSIBLY_PAID:
-            yield AttemptSpending(None, attempt_cost_bound(prices, find_intent(past, outcome["attempt"])))
+            yield AttemptSpending(None, attempt_cost_bound(target, find_intent(past, outcome["attempt"])))
     for intent in past.open_intents:
-        yield AttemptSpending(None, attempt_cost_bound(prices, intent))
+        yield AttemptSpending(None, attempt_cost_bound(target, intent))

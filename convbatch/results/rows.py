@@ -223,7 +223,7 @@ def _attempt_cost(attempt: Mapping[str, Any], past: TurnHistory, target: Manifes
     cost = attempt_cost(target, attempt)
     bound = None
     if possibly_paid and cost is None:
-        bound = attempt_cost_bound(target.prices, find_intent(past, attempt["attempt"]))
+        bound = attempt_cost_bound(target, find_intent(past, attempt["attempt"]))
     return AttemptCost(possibly_paid, cost, bound)
 
 

@@ -200,6 +200,7 @@ class Run:
         prices: Mapping[str, PriceTable | None],
         served: Mapping[str, Mapping[str, PriceTable | None]] | None = None,
         aliases: Mapping[str, Aliases] | None = None,
+        batch: Mapping[str, PriceTable | None] | None = None,
     ) -> Run:
         """Return the same run with its costs at other prices; its folder does not change.
 
@@ -207,13 +208,23 @@ class Run:
             prices: By target name.
             served: By target name and the model name in a reply, before those in the journal.
             aliases: By target name; a target without an entry keeps its own.
+            batch: Prices in batch jobs by target name; default: half of the others.
         """
         other = Run(self.folder)
 
         def priced(one: ManifestTarget) -> ManifestTarget:
             gateway = replace(one.gateway, aliases=(aliases or {}).get(one.name, one.gateway.aliases))
             served_prices = (served or {}).get(one.name, {})
-            return replace(one, gateway=gateway, prices=prices[one.name], served_prices=served_prices)
+            now = prices[one.name]
+            batch_prices = (batch or {}).get(one.name) or (None if now is None else now.as_batch())
+            return replace(
+                one,
+                gateway=gateway,
+                prices=now,
+                served_prices=served_prices,
+                batch_prices=batch_prices,
+                is_repriced=True,
+            )
 
         other.manifest = replace(
             self.manifest,

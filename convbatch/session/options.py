@@ -1,4 +1,4 @@
-"""The options of `run`, `resume`, `check` and `doctor`: each is declared here, and only here.
+"""The options of `run`, `resume`, `cancel`, `check` and `doctor`: each is declared here, and only here.
 
 A field carries how its option is written: names, help, panel, smallest value. `cli/options.py` derives the parameters
 of a command from the fields, `api.py` its keyword arguments, `next_command.py` the text of a command to print.
@@ -367,6 +367,20 @@ class RunOptions(
     """`NAME=value` of the environment variables that set an option; printed in the plan."""
     in_memory: "InMemoryDataset | None" = None
     """Dialogues given in Python, in place of `datasets`."""
+    batch: bool = option(
+        "--batch",
+        default=False,
+        help="Ask by the providers' batch jobs: half the price, within 24 h a turn.",
+        panel=REQUEST,
+        in_folder=True,
+    )
+    batch_window: str | None = option(
+        "--batch-window",
+        metavar="2h|8h",
+        help="With --batch, protocol responses: each response by itself, within this time.",
+        panel=REQUEST,
+        in_folder=True,
+    )
     unset: tuple[str, ...] = ()
     """Settings that no target is sent, whatever its configuration says."""
     in_rounds: bool = False
@@ -414,6 +428,12 @@ class ResumeOptions(
         panel=RETRY,
         one_session=True,
     )
+    batch: bool = option(
+        "--no-batch",
+        default=True,
+        help="Wait for the open batch jobs of a run with --batch, and ask the rest live, at the full price.",
+        panel=REQUEST,
+    )
     salvage: bool = option(
         "--salvage",
         default=False,
@@ -435,11 +455,24 @@ class ResumeOptions(
     )
     from_environment: tuple[str, ...] = ()
     """As in `RunOptions`."""
+    cancels: bool = False
+    """Cancel the open batch jobs, and ask nothing: `convbatch cancel`."""
 
     @property
     def reports(self) -> tuple[Path, ...]:
         """The files to write; named as in `RunOptions`."""
         return self.out
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CancelOptions(OutputOptions, KeyOptions):
+    """Options of `convbatch cancel`."""
+
+    run: str = field(
+        metadata=argument(metavar="RUN", help="A run folder, its name under results/, or `latest`.", names_run=True)
+    )
+    from_environment: tuple[str, ...] = ()
+    """As in `RunOptions`."""
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)

@@ -46,6 +46,7 @@ from convbatch.journal.manifest import (
 )
 from convbatch.journal.run_folder import RunFolder, default_name, find_run, shell_quote
 from convbatch.results.quality_gate import parse_pass_rate
+from convbatch.session.batch_checks import batch_issues, batch_mode, refuse_batch_options
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
 from convbatch.session.media_checks import refuse_media, require_media
@@ -195,11 +196,15 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
         history=_parse_history(options.history or config.run.history or "live"),
         repeats=options.repeats or config.run.repeats or 1,
         in_rounds=options.in_rounds,
+        batch="batch" if options.batch else None,
+        batch_window=options.batch_window,
         concurrency=options.concurrency or config.run.concurrency or (1 if options.follow else None),
         max_attempts=options.max_attempts or config.run.max_attempts or DEFAULT_MAX_ATTEMPTS,
         command_line=command_line,
         deadline_s=options.deadline_s,
     )
+    if options.batch or options.batch_window is not None:
+        refuse_batch_options(options, targets)
     if rules.repeats > MAX_REPEATS:
         raise SetupError(f"{rules.repeats} repeats of every dialogue", hint=f"at most {MAX_REPEATS:,} are possible")
     reuse = None if options.reuse is None else _open_reusable(options.reuse)
@@ -286,6 +291,8 @@ def _previous_options(options: ResumeOptions, manifest: Manifest) -> tuple[tuple
         history=manifest.history,
         repeats=manifest.repeats,
         in_rounds=manifest.options.in_rounds,
+        batch=batch_mode(options, manifest),
+        batch_window=manifest.options.batch_window,
         concurrency=options.concurrency or manifest.options.concurrency,
         max_attempts=options.max_attempts or manifest.options.max_attempts or DEFAULT_MAX_ATTEMPTS,
         command_line=manifest.settings,
@@ -450,7 +457,11 @@ def _dataset(
                 checked.selection,
                 copy,
                 checked.rules.history,
-                refuse=lambda kept, as_read: chain(media(kept, as_read), tool_issues(kept, checked.targets)),
+                refuse=lambda kept, as_read: chain(
+                    media(kept, as_read),
+                    tool_issues(kept, checked.targets),
+                    batch_issues(kept) if options.batch else (),
+                ),
                 on_progress=bar.show,
             )
             _refuse_settings(copy, checked)
@@ -525,13 +536,15 @@ def _manifest(
             concurrency=rules.concurrency,
             max_attempts=rules.max_attempts,
             in_rounds=rules.in_rounds,
+            batch=rules.batch == "batch",
+            batch_window=rules.batch_window,
             reuse=None if reuse is None else str(reuse.path.resolve()),
             max_cost=max_cost,
             fail_under=checked.fail_under,
             judge=None if checked.judge is None else checked.judge.name,
             given=given_options(found),
         ),
-        targets=_priced(config, targets, rules.command_line, started),
+        targets=_priced(config, targets, rules, started),
         judges=() if checked.judge is None else (judge_to_manifest(checked.judge, config, started),),
         rates=config.exchange_rates,
         planned=PlannedRows(rows=per_target * len(targets), per_target=per_target),
@@ -543,11 +556,15 @@ def _manifest(
 
 
 def _priced(
-    config: Config, targets: Sequence[Target], command_line: Settings, started: datetime
+    config: Config, targets: Sequence[Target], rules: RunRules, started: datetime
 ) -> tuple[ManifestTarget, ...]:
     from convbatch.config.list_prices import price_table
 
-    found = ((target, price_table(target, config, started.date(), command_line)) for target in targets)
-    return tuple(
-        target_to_manifest(target, prices, config.served_prices_of(target, prices)) for target, prices in found
-    )
+    priced: list[ManifestTarget] = []
+    for target in targets:
+        prices = price_table(target, config, started.date(), rules.command_line)
+        batch = None
+        if rules.batch is not None and prices is not None:
+            batch = config.batch_prices_of(target) or prices.as_batch()
+        priced.append(target_to_manifest(target, prices, config.served_prices_of(target, prices), batch_prices=batch))
+    return tuple(priced)

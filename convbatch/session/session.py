@@ -77,8 +77,8 @@ async def run_session_async(
         JournalDamaged: Nothing was sent: the journal needs `--salvage`.
         JournalError: Nothing was sent: the journal cannot be written.
     """
-    from convbatch.engine.runner import Runner
     from convbatch.journal.writer import Journal
+    from convbatch.session.open_jobs import make_runner
     from convbatch.session.workers import build_workers, http_transports
     from convbatch.system import System
 
@@ -101,9 +101,10 @@ async def run_session_async(
         workers = await build_workers(spec, stack, system, connect, past, progress)
         for worker in workers:
             worker.budget_share = None if budget is None else _budget_share(spec, worker.target, budget)
-        runner = Runner(
+        runner = make_runner(
+            spec,
+            past,
             workers=workers,
-            rules=spec.rules,
             journal=journal,
             system=system,
             listener=progress,
@@ -253,7 +254,8 @@ def _all_turns(manifest: Manifest, past: Archive) -> Iterator[tuple[ManifestTarg
 def _budget_share(spec: SessionSpec, target: Target, budget: Budget) -> BudgetShare:
     from convbatch.engine.budget import BudgetShare
 
-    prices = next(one.prices for one in spec.work.recorded_targets(spec.manifest) if one.name == target.name)
+    recorded = next(one for one in spec.work.recorded_targets(spec.manifest) if one.name == target.name)
+    prices = recorded.batch_prices if spec.rules.batch == "batch" else recorded.prices
     assert prices is not None, target.name  # resolve_cap refuses a budget without prices
     factor = spec.manifest.rates.factor(prices.currency, budget.cap.currency)
     assert factor is not None, target.name  # and one without exchange rates
@@ -298,16 +300,18 @@ async def _refresh(progress: Progress, runner: Runner, budget: Budget | None) ->
     from convbatch.session.progress import TargetView
 
     while True:
-        views = [
-            TargetView(
-                name=worker.target.name,
-                in_flight=worker.in_flight,
-                obstacle=worker.obstacle() if worker.suspended is None else None,
-                why=worker.why_waiting() if worker.suspended is None else None,
-                suspended=worker.suspended,
+        views: list[TargetView] = []
+        for worker in runner.workers:
+            obstacle, why = runner.waits_for(worker) if worker.suspended is None else (None, None)
+            views.append(
+                TargetView(
+                    name=worker.target.name,
+                    in_flight=worker.in_flight,
+                    obstacle=obstacle,
+                    why=why,
+                    suspended=worker.suspended,
+                )
             )
-            for worker in runner.workers
-        ]
         spent = "" if budget is None else budget.short
         progress.refresh(asyncio.get_running_loop().time(), views, spent=spent, stopping=runner.reason != "finished")
         await asyncio.sleep(0.2)

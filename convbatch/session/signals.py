@@ -32,12 +32,12 @@ async def stop_on_signals(runner: Runner, progress: Progress) -> AsyncGenerator[
         elif number != signal.SIGHUP or signal.SIGHUP not in received[:-1]:
             # A closing terminal sends SIGHUP twice: the kernel to the group, the shell to its jobs.
             loop.remove_signal_handler(signal.SIGINT)  # one more ends the process as it would any other
-            progress.answer("abandoning what is in flight; it is listed as possibly paid")
+            progress.answer(runner.on_abandon)
             runner.abandon()
 
     def stop(number: signal.Signals) -> None:
         if number == signal.SIGINT:
-            progress.answer("stopping: what is in flight is finished and kept; Ctrl-C again abandons it")
+            progress.answer(runner.on_stop)
         else:
             progress.answer(f"stopping: what is in flight has {SIGTERM_GRACE_S:.0f} s")
             loop.call_later(SIGTERM_GRACE_S, runner.abandon)

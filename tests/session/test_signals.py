@@ -20,6 +20,9 @@ class Stopped:
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
+    on_stop = "stopping"
+    on_abandon = "abandoning"
+
     def stop(self, reason: str) -> None:
         self.reasons.append(reason)
 

@@ -58,6 +58,9 @@ class AnthropicBatches:
     """See `jobs.BatchApi`."""
 
     limits = JobLimits(lines=100_000, size=256_000_000)
+    longest_h = 24
+    lists_jobs = True
+    has_whole_results = False
 
     def begin(self, plan: JobPlan) -> JobCall:
         """See `jobs.BatchApi`."""

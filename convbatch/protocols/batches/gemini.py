@@ -50,6 +50,9 @@ class GeminiBatches:
     """See `jobs.BatchApi`."""
 
     limits = JobLimits(lines=50_000, size=2_000_000_000)  # the API states no number of lines
+    longest_h = 48
+    lists_jobs = True
+    has_whole_results = False
 
     def begin(self, plan: JobPlan) -> JobCall:
         """See `jobs.BatchApi`: the start of the upload."""

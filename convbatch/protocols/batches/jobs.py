@@ -114,6 +114,12 @@ class BatchApi(Protocol):
     """The batch API of a wire format: pure functions."""
 
     limits: JobLimits
+    longest_h: int
+    """Hours after which a job expires."""
+    lists_jobs: bool
+    """Whether `find` can be asked for."""
+    has_whole_results: bool
+    """Whether the answer to `results` is the result of the only line, which it does not name."""
 
     def begin(self, plan: JobPlan) -> JobCall:
         """Return the first request for making a job; raises `CannotCarry`."""

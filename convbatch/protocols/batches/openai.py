@@ -61,6 +61,9 @@ class OpenAIBatches:
     """See `jobs.BatchApi`."""
 
     limits = JobLimits(lines=50_000, size=200_000_000)
+    longest_h = 24
+    lists_jobs = True
+    has_whole_results = False
 
     def __init__(self, protocol: str, url: str) -> None:
         """Build the API for the requests of a protocol, which lines name by a `url`."""
