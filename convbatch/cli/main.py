@@ -34,7 +34,14 @@ from convbatch.exit_codes import ExitCode
 if TYPE_CHECKING:
     from convbatch.comparison.compare import FailOn
     from convbatch.results.run import Run
-    from convbatch.session.options import CancelOptions, CheckOptions, DoctorOptions, FilterOptions, ResumeOptions, RunOptions
+    from convbatch.session.options import (
+        CancelOptions,
+        CheckOptions,
+        DoctorOptions,
+        FilterOptions,
+        ResumeOptions,
+        RunOptions,
+    )
 
 P = ParamSpec("P")
 R = TypeVar("R")

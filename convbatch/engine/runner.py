@@ -27,6 +27,7 @@ from convbatch.engine.retry import (
     GiveUp,
     RetryState,
     SendAgain,
+    Step,
     SuspendTarget,
     next_step,
     signal,

@@ -61,7 +61,14 @@ def turns_with_attempts(run: Run) -> Iterator[tuple[CountedTurn, list[CountedAtt
                 archive = stack.enter_context(Archive(run.folder))
             first = rows[0][0]
             place = ConversationId(
-                run.name, first.dialogue, first.dialogue_index, first.target, first.model, first.gateway, first.repeat
+                run.name,
+                first.dialogue,
+                first.dialogue_index,
+                first.target,
+                first.model,
+                first.gateway,
+                first.variant,
+                first.repeat,
             )
             turns = archive.transcript(first.dialogue_index, first.target, first.repeat).turns
             made: defaultdict[int | None, list[CountedAttempt]] = defaultdict(list)

@@ -36,6 +36,7 @@ LATER = {
     "media",
     "step",
     "kept",
+    "variant",
     *JUDGED,
 }
 """Columns and keys of later versions."""
@@ -77,7 +78,7 @@ def table(convbatch: Command, folder: str, *, masked: set[str] = PROSE) -> Any:
 
 
 def verdicts(folder: str, *, masked: set[str] = PROSE) -> Any:
-    return without(json.loads(str(cb.load(folder).verdicts.to_json(orient="records"))), masked)
+    return without(json.loads(str(cb.load(folder).verdicts.to_json(orient="records"))), masked | {"variant"})
 
 
 def records(folder: str) -> list[dict[str, Any]]:
