@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from convbatch.checks.values import CheckInput as CheckInput
     from convbatch.comparison.compare import Comparison as Comparison
     from convbatch.comparison.compare import compare as compare
+    from convbatch.comparison.reply_diff import ReplyDiff as ReplyDiff
+    from convbatch.comparison.reply_diff import diff as diff
     from convbatch.config.gateways import Gateway as Gateway
     from convbatch.config.gateways import Target as Target
+    from convbatch.config.json_schema import json_schema as json_schema
     from convbatch.dialogue import Dialogue as Dialogue
     from convbatch.dialogue import Settings as Settings
     from convbatch.dialogue import Turn as Turn
@@ -44,6 +47,9 @@ _HOME = {
     "report": "reporting.report",
     "compare": "comparison.compare",
     "Comparison": "comparison.compare",
+    "diff": "comparison.reply_diff",
+    "ReplyDiff": "comparison.reply_diff",
+    "json_schema": "config.json_schema",
     "audit": "auditing.audit",
     "Audit": "auditing.judge",
     "Run": "results.run",

@@ -88,6 +88,8 @@ def _run_options(
     batch: bool = False,
     batch_window: str | None = None,
     out: str | Path | None = None,
+    name: str | None = None,
+    note: str | None = None,
     progress: bool = False,
     log: str | Path | None = None,
     log_bodies: bool = False,

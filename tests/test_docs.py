@@ -56,6 +56,7 @@ PAGES = sorted(
     )
     if path.is_file()
 )
+COMPLETION = {"--install-completion", "--show-completion"}
 OTHER_TOOLS = {"--group", "--extra", "--check"}
 """Options of pip, uv and other tools."""
 
@@ -144,7 +145,16 @@ def normalised(line: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/run.md", "docs/cost.md", "docs/checks.md", "docs/tools.md", "docs/zh/quickstart.md"]
+    "page",
+    [
+        "README.md",
+        "docs/run.md",
+        "docs/cost.md",
+        "docs/checks.md",
+        "docs/start.md",
+        "docs/tools.md",
+        "docs/zh/quickstart.md",
+    ],
 )
 def test_commands_of_a_page_print_its_output(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
@@ -244,7 +254,9 @@ def test_help_imports_no_large_library() -> None:
         "print('LOADED', *[name for name in large if name in sys.modules], *sorted(ours))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
-    loaded = "cli", "cli.conversion", "cli.main", "cli.options", "errors", "exit_codes"
+    modules = ("arguments", "audit", "compare", "diff", "report", "runs", "simulate", "start")
+    commands = "cli.commands", *(f"cli.commands.{name}" for name in modules)
+    loaded = "cli", *commands, "cli.conversion", "cli.main", "cli.options", "errors", "exit_codes"
     assert done.stdout.splitlines()[-1] == " ".join(["LOADED", *(f"convbatch.{name}" for name in loaded)])
 
 
@@ -256,7 +268,7 @@ def option_mentions() -> list[tuple[str, str]]:
 
 
 def test_every_option_in_the_pages_exists() -> None:
-    known = set[str]().union(*commands().values(), {"--help", "--version"}, OTHER_TOOLS)
+    known = set[str]().union(*commands().values(), {"--help", "--version", *COMPLETION}, OTHER_TOOLS)
     assert [(page, option) for page, option in option_mentions() if option not in known] == []
 
 
@@ -286,7 +298,7 @@ def quoted_commands() -> list[tuple[str, str]]:
 @each(("page", "line"), quoted_commands())
 def test_a_quoted_command_has_only_existing_options(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
-    known = {**commands(), "--version": set[str](), "--help": set[str](), "COMMAND": set[str]()}
+    known = {**commands(), **{name: set[str]() for name in ("--version", "--help", "COMMAND", *COMPLETION)}}
     assert words[0] in known, page
     used = {word.split("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)}
     assert used - known[words[0]] - {"--help"} == set(), page

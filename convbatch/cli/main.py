@@ -16,23 +16,37 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar, cast
 
 import typer
 
-from convbatch.cli.options import App, Command, Commands, parse_share, read_filters, takes, takes_filters, typer_option
+from convbatch.cli.commands.arguments import RunArguments
+from convbatch.cli.commands.audit import audit
+from convbatch.cli.commands.compare import compare
+from convbatch.cli.commands.diff import diff
+from convbatch.cli.commands.report import report
+from convbatch.cli.commands.runs import runs
+from convbatch.cli.commands.simulate import simulate
+from convbatch.cli.commands.start import init, schema
+from convbatch.cli.options import (
+    App,
+    Command,
+    Commands,
+    completing,
+    read_filters,
+    takes,
+    takes_filters,
+)
 from convbatch.errors import (
     ConvbatchError,
     NotEnoughMemory,
     SetupError,
-    did_you_mean,
     is_out_of_memory,
     one_cause_once,
 )
 from convbatch.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from convbatch.comparison.compare import FailOn
     from convbatch.results.run import Run
     from convbatch.session.options import (
         CancelOptions,
@@ -60,7 +74,6 @@ app = App(
     name="convbatch",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # its locals would show keys
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help=(
@@ -77,6 +90,11 @@ def main() -> None:
     _repair_std_streams()
     _install_signal_handlers()
     try:
+        if "_CONVBATCH_COMPLETE" in os.environ:
+            from convbatch.cli.completion import whole_words_for_bash
+
+            with whole_words_for_bash():
+                app(prog_name="convbatch")
         app()
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)  # a second Ctrl-C while the first one was being handled
@@ -196,14 +214,12 @@ def _drop_output() -> None:
 Datasets = Annotated[
     list[Path], typer.Argument(help="JSONL files of dialogues, plain or .gz.", metavar="DATASET", readable=False)
 ]
-RunArguments = Annotated[
-    list[str], typer.Argument(metavar="RUN...", help="Run folders, their names under results/, or `latest`.")
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A run folder, its name under results/, or `latest`.", metavar="RUN", autocompletion=completing("runs")
+    ),
 ]
-OtherConfig = Annotated[
-    Path | None, typer.Option("-c", "--config", help="Use prices and rates of this file instead of the runs' own.")
-]
-ToCurrency = Annotated[str | None, typer.Option("--currency", metavar="CNY", help="Convert every amount by [rates].")]
-RunArgument = Annotated[str, typer.Argument(help="A run folder, its name under results/, or `latest`.", metavar="RUN")]
 
 
 def _version(value: bool) -> None:
@@ -221,6 +237,9 @@ def _root(
     ] = False,
 ) -> None:
     del version
+
+
+app.command(cls=Command)(guarded(init))
 
 
 @app.command(name="run", cls=Command)
@@ -384,6 +403,9 @@ def sample(
     _log_text(f"{drawn.size} of {drawn.total} dialogues written to {out}")
 
 
+app.command(cls=Command)(guarded(schema))
+
+
 def _load_run(run: str) -> Run:
     from convbatch.cli.show import state_notes
     from convbatch.results.run import load
@@ -404,6 +426,7 @@ def table(
         typer.Option(
             "--wide",
             metavar="VALUE",
+            autocompletion=completing("wide"),
             help="One column per target: reply | finish_reason | output_tokens | cost | passed | score.",
         ),
     ] = None,
@@ -456,7 +479,11 @@ def check(options: CheckOptions) -> ExitCode:
 def show_command(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN... [DIALOGUE]", help="Runs side by side; last, one dialogue's id, if wanted."),
+        typer.Argument(
+            metavar="RUN... [DIALOGUE]",
+            help="Runs side by side; last, one dialogue's id, if wanted.",
+            autocompletion=completing("runs"),
+        ),
     ],
     failed: Annotated[
         bool, typer.Option("--failed", help="Only where a check failed, or a turn is an error or pending.")
@@ -492,70 +519,7 @@ def show_command(
         _log_text("nothing to show: no turn is an error or pending, and no check failed")
 
 
-@app.command(cls=Command)
-@guarded
-@takes_filters
-def report(
-    runs: RunArguments,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--by", metavar="KEY", help="model | gateway | target | tag | dialogue | turn | repeat, or several: a,b."
-        ),
-    ] = None,
-    config: OtherConfig = None,
-    currency: ToCurrency = None,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "-o", "--out", help="Write FILE.html, .md, .json, .xlsx, or the main table as FILE.csv, .parquet instead."
-        ),
-    ] = None,
-    open_it: Annotated[
-        bool,
-        typer.Option("--open", help="Open the HTML page; without -o FILE.html it is report.html in the run folder."),
-    ] = False,
-    bill: Annotated[
-        Path | None,
-        typer.Option(
-            "--bill", metavar="FILE", help="A gateway's usage log (CSV) to join with the calls.", readable=False
-        ),
-    ] = None,
-    bill_form: Annotated[
-        str | None,
-        typer.Option("--bill-form", metavar="NAME", help="Format of the usage log: new-api, or a [bills.NAME] table."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    *,
-    filters: FilterOptions,
-) -> None:
-    """Print usage, cost, time, finish reasons and errors of runs, in groups.
-
-    Example: convbatch report latest -o report.html --open
-    """
-    from convbatch.cli.pages import open_page, with_page
-    from convbatch.console.text import printable_json
-    from convbatch.reporting import render as reporting_render
-    from convbatch.reporting.page.report_page import report_page
-    from convbatch.reporting.report import DEFAULT_BY, UsageLog, grouping, sections_of
-    from convbatch.reporting.runs import load_runs
-    from convbatch.results.export import check_files, write_files
-    from convbatch.results.filters import Matcher
-
-    check_files(out or (), reporting_render.REPORT_PARTS)
-    keys = grouping(by or DEFAULT_BY)
-    matcher = Matcher(read_filters(filters))
-    reported = load_runs(runs, config, currency)
-    files, page = with_page(out or (), reported[0].run.path / "report.html") if open_it else (out or (), None)
-    check_files(files, reporting_render.REPORT_PARTS)
-    made = sections_of(reported, keys, matcher, UsageLog(bill, bill_form, config))
-    write_files(reporting_render.report_content(made, keys, lambda: report_page(reported, made, matcher)), files)
-    if json:
-        typer.echo(printable_json(reporting_render.to_json(made, keys).decode()), nl=False)
-    elif not files:
-        reporting_render.to_terminal(made)
-    if page is not None:
-        open_page(page)
+app.command(cls=Command)(guarded(report))
 
 
 @app.command(name="export-otel", cls=Command)
@@ -580,86 +544,10 @@ def export_otel(
     raise typer.Exit(run_export(run, out, endpoint, with_text=text))
 
 
-@app.command(cls=Command)
-@guarded
-def compare(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="A run, or RUN:target.")],
-    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="A run, or RUN:target.")],
-    metric: Annotated[
-        str | None,
-        typer_option(
-            "--metric", help="Metric that decides; default dialogue_pass, else turn_pass, else score.", metavar="NAME"
-        ),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer_option(
-            "--margin",
-            help="Largest accepted loss, e.g. 0.02 or 2%; default 0.02; for tokens, cost and latency 0.05.",
-            parser=parse_share,
-            metavar="SHARE",
-        ),
-    ] = None,
-    alpha: Annotated[
-        float, typer_option("--alpha", parser=parse_share, metavar="FLOAT", help="Significance level.")
-    ] = 0.05,
-    fail_on: Annotated[
-        str | None,
-        typer_option("--fail-on", help="regression: exit 1 or 0; inconclusive: exit 1 on both.", metavar="VERDICT"),
-    ] = None,
-    strict: Annotated[bool, typer_option("--strict", help="Fail on a regression within the margin as well.")] = False,
-    allow_mismatch: Annotated[
-        bool,
-        typer_option(
-            "--allow-mismatch",
-            help="Compare even if dialogues, history or checks differ, or one model served both sides.",
-        ),
-    ] = False,
-    config: OtherConfig = None,
-    currency: ToCurrency = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option("-o", "--out", help="Write FILE.html, .md, .json, or .xml (JUnit) as well; repeatable."),
-    ] = None,
-    open_it: Annotated[
-        bool,
-        typer.Option(
-            "--open", help="Open the HTML page; without -o FILE.html it is compare.html in the candidate run."
-        ),
-    ] = False,
-) -> None:
-    """Test whether the candidate is worse than the base. Exit 0 no, 1 regression, 3 inconclusive, 2 not comparable.
+app.command(cls=Command)(guarded(compare))
 
-    Example: convbatch compare latest:sim-good@simulator latest:sim-drift@simulator -o compare.html
-    """
-    from convbatch.cli.pages import open_page, with_page
-    from convbatch.comparison import render as comparison_render
-    from convbatch.comparison.compare import ComparisonRules, compare_runs
-    from convbatch.comparison.inputs import CostOptions
-    from convbatch.console.text import ignoring_broken_pipe, printable_json
-    from convbatch.results.export import check_files, write_files
 
-    check_files(out or (), comparison_render.COMPARISON_PARTS)
-    rules = ComparisonRules(
-        metric=metric, margin=margin, alpha=alpha, strict=strict, fail_on=cast("FailOn | None", fail_on)
-    )
-    costs = CostOptions(currency=currency, config=config)
-    comparison = compare_runs(base, candidate, rules, allow_mismatch=allow_mismatch, costs=costs)
-    files, page = out or (), None
-    if open_it and comparison.selected is not None:
-        files, page = with_page(files, comparison.selected[1].run.path / "compare.html")
-    try:
-        write_files(comparison_render.comparison_content(comparison), files)
-        if page is not None:
-            open_page(page)
-    finally:
-        with ignoring_broken_pipe():
-            if json:
-                typer.echo(printable_json(comparison_render.to_json(comparison).decode()), nl=False)
-            else:
-                comparison_render.to_terminal(comparison)
-    raise typer.Exit(comparison.exit_code)
+app.command(cls=Command)(guarded(diff))
 
 
 @app.command(cls=Command)
@@ -678,171 +566,10 @@ def view(
     raise typer.Exit(run_view(run, port=port, open_it=open_it))
 
 
-@app.command(cls=Command)
-@guarded
-def audit(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="RUN...", help="Run folders, their names under results/, `latest`, or RUN:target."),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer_option("--reference", metavar="GATEWAY", help="Gateway or target to trust; default: the first."),
-    ] = None,
-    alpha: Annotated[
-        float,
-        typer_option("--alpha", parser=parse_share, metavar="FLOAT", help="Chance of any false alarm in the audit."),
-    ] = 0.05,
-    bill: Annotated[
-        Path | None,
-        typer.Option("--bill", metavar="FILE", help="A gateway's usage log (CSV), to test its counts.", readable=False),
-    ] = None,
-    bill_form: Annotated[
-        str | None,
-        typer.Option("--bill-form", metavar="NAME", help="Format of the usage log: new-api, or a [bills.NAME] table."),
-    ] = None,
-    monitor: Annotated[
-        bool,
-        typer.Option("--monitor", help="Daily runs of one target, the earliest a good one: a test to ask every day."),
-    ] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Ask all targets the shipped probes, then judge.", rich_help_panel="Plan")
-    ] = False,
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-m", "--model", metavar="NAME", help="model@gateway, or a model for every -g.", rich_help_panel="Plan"
-        ),
-    ] = None,
-    gateways: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-g", "--gateway", metavar="NAME", help="A gateway that serves the model.", rich_help_panel="Plan"
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            "--budget", metavar="1USD", help="Cost cap of the run; exit 4 when reached.", rich_help_panel="Plan"
-        ),
-    ] = None,
-    repeats: Annotated[
-        int | None,
-        typer.Option(
-            "--repeats",
-            min=2,
-            metavar="N",
-            help="Repeats of each probe; default 16, or what the budget should pay for.",
-            rich_help_panel="Plan",
-        ),
-    ] = None,
-    language: Annotated[
-        str, typer.Option("--language", metavar="en|zh", help="Language of the probes.", rich_help_panel="Plan")
-    ] = "en",
-    with_datasets: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--with",
-            metavar="DATASET",
-            help="Mix own dialogues in, for gateways that know the probes.",
-            readable=False,
-            rich_help_panel="Plan",
-        ),
-    ] = None,
-    max_output_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-output-tokens",
-            min=1,
-            metavar="N",
-            help="Limit of a reply, for models that reason long; default 1024.",
-            rich_help_panel="Plan",
-        ),
-    ] = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            "-j", "--concurrency", min=1, metavar="N", help="In flight per target; default 16.", rich_help_panel="Plan"
-        ),
-    ] = None,
-    rpm: Annotated[
-        int | None,
-        typer.Option("--rpm", min=1, metavar="N", help="Requests per minute, per quota owner.", rich_help_panel="Plan"),
-    ] = None,
-    env_file: Annotated[
-        Path | None,
-        typer.Option("--env-file", metavar="FILE", help="Read keys from this file.", rich_help_panel="Plan"),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("-c", "--config", metavar="FILE", help="Gateways, prices and formats of bills.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="PATH",
-            help="Write FILE.html, .md or .json as well; with --plan also the run folder.",
-        ),
-    ] = None,
-) -> None:
-    """Test whether targets that claim one model are one model. Exit 0 consistent, 1 different, 3 inconclusive.
-
-    Example: convbatch audit --plan -m MODEL -g reseller -g google --reference google --budget 1USD
-
-    or, for a run that is there: convbatch audit latest --reference google -o audit.html
-    """
-    from convbatch.cli.audit import AuditRequest, PlanRequest, run_audit
-
-    asked = PlanRequest(
-        models=tuple(models or ()),
-        gateways=tuple(gateways or ()),
-        budget=budget,
-        repeats=repeats,
-        language=language,
-        datasets=tuple(with_datasets or ()),
-        max_output_tokens=max_output_tokens,
-        concurrency=concurrency,
-        rpm=rpm,
-        env_file=env_file,
-    )
-    raise typer.Exit(
-        run_audit(
-            AuditRequest(
-                runs=tuple(runs or ()),
-                reference=reference,
-                alpha=alpha,
-                bill=bill,
-                bill_form=bill_form,
-                config=config,
-                monitor=monitor,
-                as_json=json,
-                out=tuple(out or ()),
-                plan=asked if plan else None,
-                unplanned=() if plan else asked.given,
-            )
-        )
-    )
+app.command(cls=Command)(guarded(audit))
 
 
-@app.command(cls=Command)
-@guarded
-def runs(
-    path: Annotated[
-        Path | None,
-        typer.Argument(metavar="[PATH]", help="List all run folders at or below PATH instead of those in results/."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    out: Annotated[list[Path] | None, typer.Option("-o", "--out", help="Write FILE.json or FILE.md instead.")] = None,
-) -> None:
-    """List run folders: date, dataset, targets, state, done of planned, passed, cost.
-
-    Example: convbatch runs
-    """
-    from convbatch.cli.runs import run_runs
-
-    raise typer.Exit(run_runs(path, as_json=json, out=out or ()))
+app.command(cls=Command)(guarded(runs))
 
 
 @app.command(cls=Command)
@@ -858,71 +585,4 @@ def doctor(options: DoctorOptions) -> ExitCode:
     return run_doctor(options)
 
 
-@app.command(cls=Command)
-@guarded
-def simulate(
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 = any free one.")] = 0,
-    latency: Annotated[str, typer.Option("--latency", help="Delay before a reply, e.g. 50ms.")] = "0",
-    rpm: Annotated[int | None, typer.Option("--rpm", min=1, help="Requests per minute, per key and model.")] = None,
-    tpm: Annotated[int | None, typer.Option("--tpm", min=1, help="Tokens per minute, per key and model.")] = None,
-    rpd: Annotated[int | None, typer.Option("--rpd", min=1, help="Requests per day, per key and model.")] = None,
-    limit_model: Annotated[
-        str, typer.Option("--limit-model", help="How limits are counted: fixed | sliding | bucket | quantised.")
-    ] = "sliding",
-    faults: Annotated[
-        Path | None, typer.Option("--faults", help="A fault script: which requests fail, and how.")
-    ] = None,
-    script: Annotated[
-        list[Path] | None, typer.Option("--script", help="Datasets with the scripted replies of sim-good.")
-    ] = None,
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--model", metavar="NAME[=SIM]", help="Also answer to this model name, as sim-good or as SIM."),
-    ] = None,
-    ledger: Annotated[
-        Path | None, typer.Option("--ledger", help="Write every request to this file, as JSON lines.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed, model and history give the same reply.")] = 0,
-    gateway: Annotated[
-        str | None, typer.Option("--gateway", help="Answer as behind a gateway: new-api | litellm | openrouter.")
-    ] = None,
-    served_tier: Annotated[
-        str | None, typer.Option("--tier", help="The service tier that serves every request, whatever it asks for.")
-    ] = None,
-    batch_time: Annotated[str | None, typer.Option("--batch-time", help="How long a batch job takes, e.g. 2s.")] = None,
-) -> None:
-    """Run the simulator as a server of all four protocols; ends with Ctrl-C.
-
-    Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
-    """
-    from convbatch.session.options import parse_seconds
-    from convbatch.simulator.fault_script import FaultError
-    from convbatch.simulator.gateways import GATEWAYS
-    from convbatch.simulator.limits import LimitModel
-    from convbatch.simulator.replies import ScriptError, UnknownModel
-    from convbatch.simulator.server import serve
-
-    known = get_args(LimitModel)
-    if limit_model not in known:
-        raise SetupError(f"unknown limit model {limit_model!r}", hint=did_you_mean(limit_model, known))
-    if gateway is not None and gateway not in GATEWAYS:
-        raise SetupError(f"unknown gateway to simulate {gateway!r}", hint=did_you_mean(gateway, GATEWAYS))
-    try:
-        serve(
-            port=port,
-            latency_s=0.0 if latency == "0" else parse_seconds(latency, "--latency") or 0.0,
-            rpm=rpm,
-            tpm=tpm,
-            rpd=rpd,
-            limit_model=cast("LimitModel", limit_model),
-            faults=faults,
-            script=script or [],
-            models=models or [],
-            ledger=ledger,
-            seed=seed,
-            gateway=gateway,
-            served_tier=served_tier,
-            batch_s=None if batch_time is None else parse_seconds(batch_time, "--batch-time"),
-        )
-    except (FaultError, ScriptError, UnknownModel, OSError) as error:
-        raise SetupError(f"the simulator cannot start: {error}") from None
+app.command(cls=Command)(guarded(simulate))

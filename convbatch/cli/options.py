@@ -116,6 +116,8 @@ class Command(_Helpful, TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; a mistake in them says what is meant, and the variable that it is from."""
+        if ctx.resilient_parsing:  # a shell asks what may follow
+            return super().parse_args(ctx, args)
         from convbatch.cli import usage_errors
 
         typed = list(args)
@@ -304,7 +306,7 @@ _OTHER_COMMANDS = {
     **dict.fromkeys(_LIKE_RUN, "run"),
     **dict.fromkeys(("list", "ls", "history", "log", "logs", "status"), "runs"),
     **dict.fromkeys(("open", "print", "cat", "app"), "show"),
-    **dict.fromkeys(("diff", "cmp"), "compare"),
+    "cmp": "compare",
     **dict.fromkeys(("score", "judge", "grade", "assert", "eval-retry-errors"), "check"),
     **dict.fromkeys(("cost", "bill", "usage", "stats", "summary"), "report"),
     **dict.fromkeys(("lint", "check-dataset"), "validate"),
@@ -313,7 +315,8 @@ _OTHER_COMMANDS = {
     **dict.fromkeys(("ping", "models", "config"), "doctor"),
     **dict.fromkeys(("serve", "mock", "server"), "simulate"),
     **dict.fromkeys(("export", "csv", "rows"), "table"),
-    "init": "run datasets/quickstart.jsonl",
+    **dict.fromkeys(("new", "setup", "quickstart"), "init"),
+    **dict.fromkeys(("rm", "delete", "clean", "prune"), "runs --prune"),
     "help": "--help",
     "version": "--version",
 }
@@ -325,11 +328,11 @@ class Commands(_Helpful, TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command; an unknown one ends the program with a suggestion."""
+        if ctx.resilient_parsing:
+            return super().resolve_command(ctx, args) if args and args[0] in self.commands else (None, None, [])
         ours = _OTHER_COMMANDS.get(args[0].lower()) if args and args[0] not in self.commands else None
         if ours is not None:
             hint = f"did you mean `convbatch {ours}`?"
-            if args[0].lower() == "init":
-                hint = f"nothing needs to be set up: `convbatch {ours}` asks the built-in simulator"
             ctx.fail(f"No such command {args[0]!r}: {hint}")
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             near = nearest(args[0], self.commands)
@@ -344,6 +347,35 @@ def parse_share(text: str) -> float:
     if match is None:
         raise typer.BadParameter(f"{text!r} is not a share: write 0.02 or 2%")
     return float(Decimal(match[1]) / (100 if match[2] else 1))
+
+
+@functools.cache
+def completing(kind: str) -> Callable[[str], list[str]] | None:
+    """Return what Typer calls for the values of a parameter when TAB is pressed; `completion.py` has the kinds.
+
+    Typer inspects each such function, which takes time: there is none unless a shell asks.
+    """
+    if "_CONVBATCH_COMPLETE" not in os.environ:
+        return None
+
+    def complete(incomplete: str) -> list[str]:
+        from convbatch.cli.completion import values_of
+
+        return values_of(kind, incomplete)
+
+    return complete
+
+
+_COMPLETED = {
+    "models": "models",
+    "judge": "models",
+    "gateways": "gateways",
+    "run": "runs",
+    "reuse": "runs",
+    "only_failed": "runs",
+    **{name: name for name in ("history", "reasoning_effort", "status", "finish_reason")},
+}
+"""Fields of options whose values a shell completes, and their kind."""
 
 
 def typer_option(*names: str, help: str, **more: Any) -> Any:
@@ -363,14 +395,18 @@ def _by_panel(kind: type) -> list[tuple[Field[Any], OptionSpec]]:
 
 def _from_field(field: Field[Any], spec: OptionSpec) -> inspect.Parameter:
     if not spec.names:
-        info = typer.Argument(metavar=spec.metavar, help=spec.help, readable=False)
+        info = typer.Argument(metavar=spec.metavar, help=spec.help, readable=False, autocompletion=_completion(field))
         return _parameter(field.name, Annotated[_cli_type(field, spec), info])
-    more: dict[str, Any] = {"metavar": spec.metavar, "min": spec.min}
+    more: dict[str, Any] = {"metavar": spec.metavar, "min": spec.min, "autocompletion": _completion(field)}
     if _is_list(field):
         more["metavar"] = spec.metavar or "TEXT"
         more["callback"] = _split_variable if spec.has_variable else None
     default = None if _is_list(field) or not isinstance(field.default, bool) else False
     return _parameter(field.name, Annotated[_cli_type(field, spec), _option(spec, **more)], default)
+
+
+def _completion(field: Field[Any]) -> Callable[[str], list[str]] | None:
+    return completing(_COMPLETED[field.name]) if field.name in _COMPLETED else None
 
 
 def _option(spec: OptionSpec, **more: Any) -> Any:

@@ -48,8 +48,9 @@ REPLY_READ = 2_000
 
 
 def state_notes(run: Run) -> list[str]:
-    """Return notes on damage in the journal and on suspended targets."""
-    notes = [f"note: {target} is suspended: {reason}" for target, reason in run.suspended.items()]
+    """Return the run's name and note, and notes on damage in the journal and on suspended targets."""
+    notes = [] if run.caption is None else [f"run {run.caption}"]
+    notes += [f"note: {target} is suspended: {reason}" for target, reason in run.suspended.items()]
     if run.damaged_places:
         what = f"note: {run.damaged_places} damaged places in the journal are left out"
         notes.insert(0, f"{what}: convbatch resume {shell_quote(absolute(run.path))} --salvage")

@@ -175,14 +175,7 @@ def load_inputs(
         SetupError: There is no such run or target, several targets have different names, there is a mismatch, or no
             rate to the currency that `costs` names.
     """
-    first, second = (_at_prices(_select_run(one), costs.config) for one in (base, candidate))
-    if len(first.targets) + len(second.targets) > 2 and set(first.targets) != set(second.targets):
-        crowded = first if len(first.targets) > 1 else second
-        raise SetupError(
-            "the runs have several targets, and different ones: "
-            f"{', '.join(first.targets)} against {', '.join(second.targets)}",
-            hint=f"name one target of each run, e.g. {crowded.run.name}:{crowded.targets[0]}",
-        )
+    first, second = (_at_prices(one, costs.config) for one in select_sides(base, candidate))
     differences = list(_mismatches(first.run, second.run))
     if differences and not allow_mismatch:
         raise SetupError(
@@ -210,6 +203,23 @@ def load_inputs(
         currency=conversion.currency,
         selected=(first, second),
     )
+
+
+def select_sides(base: Any, candidate: Any) -> tuple[SelectedRun, SelectedRun]:
+    """Find the run and the targets of each side.
+
+    Raises:
+        SetupError: There is no such run or target, or several targets have different names.
+    """
+    first, second = _select_run(base), _select_run(candidate)
+    if len(first.targets) + len(second.targets) > 2 and set(first.targets) != set(second.targets):
+        crowded = first if len(first.targets) > 1 else second
+        raise SetupError(
+            "the runs have several targets, and different ones: "
+            f"{', '.join(first.targets)} against {', '.join(second.targets)}",
+            hint=f"name one target of each run, e.g. {crowded.run.name}:{crowded.targets[0]}",
+        )
+    return first, second
 
 
 def _select_run(one: Any) -> SelectedRun:

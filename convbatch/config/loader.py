@@ -49,7 +49,12 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 CONFIG_NAME = "convbatch.toml"
-_TABLES = ("gateways", "pools", "variants", "run", "judge", "prices", "rates", "bills", "env_file")
+SCHEMA_KEY = "$schema"
+"""Names the JSON Schema of the file, for editors; nothing reads it."""
+TOP_KEYS = (
+    *("gateways", "pools", "variants", "run", "judge", "prices", "rates", "bills", "env_file"),
+    SCHEMA_KEY,
+)
 
 
 def load_config(explicit: Path | None = None, *, folder: Path = Path()) -> Config:
@@ -160,12 +165,9 @@ class _Reader:
         document = self._document()
         self._lines = TomlPositions(self._text)
         self._refuse_secrets(document)
-        self._refuse_unknown(
-            document,
-            (),
-            ("gateways", "pools", "variants", "run", "judge", "prices", "rates", "bills", "env_file"),
-            "the file",
-        )
+        self._refuse_unknown(document, (), TOP_KEYS, "the file")
+        if not isinstance(document.get(SCHEMA_KEY, ""), str):
+            self._add((SCHEMA_KEY,), InvalidValue("$schema is not the address of a JSON Schema", "remove it"))
         gateways = dict(known.gateways)
         for name, table in self._tables(document, ("gateways",)):
             gateway = self._gateway(name, table, known.gateways.get(name))

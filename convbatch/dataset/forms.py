@@ -124,6 +124,11 @@ _KNOWN: tuple[tuple[type, str], ...] = (
 KEYS = {name: tuple(form.__annotations__) for form, name in _KNOWN}
 
 
+def form_schema() -> dict[str, Any]:
+    """Return the types and keys of a dialogue as JSON Schema; what other rules add is in `json_schema.py`."""
+    return _ADAPTER.json_schema()
+
+
 def shape_errors(value: Any) -> list[ErrorDetails]:
     """Return all errors of types and keys in a canonical dialogue; empty when there is none."""
     try:

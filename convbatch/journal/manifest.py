@@ -362,6 +362,10 @@ class Manifest:
     dataset: ManifestDataset = ManifestDataset()
     run: str | None = None
     """The run's own name, which stays when its folder is renamed; None before the folder is created."""
+    name: str | None = None
+    """`--name`: what people call the run."""
+    note: str | None = None
+    """`--note`."""
     origin: str | None = None
     """Name of the record of this folder in its creator's state directory (`session/origins.py`)."""
     convbatch: str | None = None
@@ -432,6 +436,8 @@ class Manifest:
             options=fields.nested("options", ManifestOptions.from_json),
             dataset=fields.nested("dataset", ManifestDataset.from_json),
             run=fields.optional("run", _PATH),
+            name=fields.optional("name", _TEXT),
+            note=fields.optional("note", _TEXT),
             origin=fields.optional("origin", _TEXT),
             convbatch=fields.optional("convbatch", _TEXT),
             python=fields.optional("python", _TEXT),
@@ -453,6 +459,8 @@ class Manifest:
         return {
             "v": MANIFEST_VERSION,
             "run": self.run,
+            **({"name": self.name} if self.name is not None else {}),
+            **({"note": self.note} if self.note is not None else {}),
             **({"origin": self.origin} if self.origin is not None else {}),
             "convbatch": self.convbatch,
             "python": self.python,

@@ -27,13 +27,15 @@ from convbatch.console.text import shell_word
 from convbatch.errors import JournalError, Place, SetupError, nearest
 from convbatch.journal.manifest import MANIFEST_HINT, MANIFEST_NAME, Manifest
 from convbatch.journal.records import JournalEnd
+from convbatch.journal.run_names import LATEST, named_run, names_of
 from convbatch.paths import expand_home
 from convbatch.system import Disk
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-LATEST = "latest"
+DELETED = ".deleted-"
+"""How the name of a folder begins that `runs --prune` is deleting, or could not delete wholly."""
 _SEGMENT = re.compile(r"[0-9]{6,}\.jsonl")
 
 
@@ -255,6 +257,15 @@ class RunFolder:
         except SetupError:
             return ""
         return str(plain.get("created_at", "")) if isinstance(plain, dict) else ""
+
+    def given_name(self) -> str | None:
+        """Return the `--name` of the run, even if another key of `run.json` is wrong; None without one."""
+        try:
+            plain = self._read_json()
+        except SetupError:
+            return None
+        name = plain.get("name") if isinstance(plain, dict) else None
+        return name if isinstance(name, str) else None
 
     def _read_json(self) -> Any:
         self._refuse_traps()
@@ -487,7 +498,7 @@ def list_runs(results: Path) -> list[RunFolder]:
         SetupError: `results` may not be read.
     """
     try:
-        places = list(results.iterdir())
+        places = [path for path in results.iterdir() if not path.name.startswith(DELETED)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -497,10 +508,10 @@ def list_runs(results: Path) -> list[RunFolder]:
 
 
 def find_run(text: str, results: Path) -> Path:
-    """Return the path of a run folder given as a path, a folder name under `results`, or `latest`.
+    """Return the path of a run folder given as a path, a folder name under `results`, `latest`, or by its `--name`.
 
     Raises:
-        SetupError: There is no such run; the hint names the nearest.
+        SetupError: There is no such run, the hint names the nearest; or several runs have this name.
     """
     if text.startswith("~") and not (
         Path(text).exists() or (results / text).exists()
@@ -519,10 +530,12 @@ def find_run(text: str, results: Path) -> Path:
                 f"there is no run under {results}/ yet", hint="start one: convbatch run datasets/quickstart.jsonl"
             )
         return runs[-1].path
+    if (named := named_run(text, runs)) is not None:
+        return named.path
     for path in (Path(text), results / text):
         if path.exists():
             return RunFolder.open(path).path  # raises with the reason
-    raise _no_such_run(text, results, [folder.name for folder in runs])
+    raise _no_such_run(text, results, [name for folder in runs for name in names_of(folder)])
 
 
 def shell_quote(path: Path) -> str:

@@ -560,6 +560,8 @@ def _notes(data: _ReportData, keys: Sequence[str]) -> Iterator[str]:
     if "tag" in keys:
         yield "A dialogue with several tags is in the row of each tag, but only once in the totals."
     for reported, total in _each(data):
+        if reported.run.caption is not None:
+            yield f"{reported.label}: {reported.run.caption}"
         yield from _missing(reported)
         yield from _mixed(reported, sorted(reported.converted(total.money["spent"])))
         yield from _uncosted(reported, data)

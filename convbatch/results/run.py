@@ -98,6 +98,11 @@ class Run:
         """The run's own name, which stays when its folder is moved."""
         return self.manifest.run or self.folder.name
 
+    @property
+    def caption(self) -> str | None:
+        """What `--name` and `--note` say of the run; None without either."""
+        return ": ".join(filter(None, (self.manifest.name, self.manifest.note))) or None
+
     @cached_property
     def turns_path(self) -> Path:
         """A `turns.parquet` that matches the journal; a temporary one where the folder cannot be written."""

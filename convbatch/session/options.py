@@ -331,6 +331,22 @@ class RunOptions(
         panel=OUTPUT,
     )
     """At most one folder, and any number of files."""
+    name: str | None = option(
+        "--name",
+        metavar="NAME",
+        help="Name of the run; may stand wherever a RUN is given.",
+        panel=OUTPUT,
+        has_variable=False,
+        is_repeated=False,
+    )
+    note: str | None = option(
+        "--note",
+        metavar="TEXT",
+        help="A note on the run, shown by runs, show and report.",
+        panel=OUTPUT,
+        has_variable=False,
+        is_repeated=False,
+    )
     dry_run: bool = option(
         "--dry-run",
         default=False,

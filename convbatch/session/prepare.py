@@ -44,7 +44,8 @@ from convbatch.journal.manifest import (
     PlannedRows,
     SimulatorSetup,
 )
-from convbatch.journal.run_folder import RunFolder, default_name, find_run, shell_quote
+from convbatch.journal.run_folder import RunFolder, default_name, find_run, list_runs, shell_quote
+from convbatch.journal.run_names import check_run_name, names_of
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.batch_checks import batch_issues, batch_mode, refuse_batch_options
 from convbatch.session.cost_cap import resolve_cap
@@ -81,6 +82,8 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
     checked = _check_options(options)
     if not checked.is_refused:  # else the run is refused, once the dataset is checked as well
         check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
+    if notes and options.name is not None:
+        _note_namesakes(options.name)
     with _dataset(options, checked, notes=notes) as (copy, manifest, cap):
         folder = _new_folder(options, datetime.fromisoformat(manifest.created_at))
         with folder.creating():
@@ -105,6 +108,14 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         log=log,
         options=options,
     )
+
+
+def _note_namesakes(name: str) -> None:
+    """Note that a name will not find the new run, because another one has it already."""
+    others = [folder for folder in list_runs(RESULTS) if name in names_of(folder)]
+    if others:
+        newest = shell_quote(others[-1].path)
+        log_note(f"note: {newest} has the name {name!r} too: where a RUN is given, name the folder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +186,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
     from convbatch.dataset.selection import Selection
 
     refuse_numbers(options)
+    check_run_name(options.name, options.note)
     config = _load_config(options.config)
     overrides = Overrides(
         rpm=options.rpm,
@@ -518,6 +530,8 @@ def _manifest(
     config, targets, rules, reuse = checked.config, checked.targets, checked.rules, checked.reuse
     per_target = report.asked_turns * rules.repeats
     return Manifest(
+        name=options.name,
+        note=options.note,
         convbatch=__version__,
         python=platform.python_version(),
         created_at=started.isoformat(timespec="seconds").replace("+00:00", "Z"),

@@ -830,7 +830,8 @@ def test_a_share_is_read_as_a_number_or_in_percent(text: str, share: float | Non
         ("eval", "`convbatch run`"),
         ("ls", "`convbatch runs`"),
         ("cat", "`convbatch show`"),
-        ("diff", "`convbatch compare`"),
+        ("cmp", "`convbatch compare`"),
+        ("quickstart", "`convbatch init`"),
     ],
 )
 def test_a_command_of_another_tool_is_answered_with_ours(command: str, ours: str) -> None:

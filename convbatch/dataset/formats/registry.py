@@ -149,6 +149,10 @@ def line_id(line: Mapping[str, Any], form: DatasetFormat) -> str | None:
     return None
 
 
+SCHEMA_KEY = "$schema"
+"""A key that names the JSON Schema of a file; nothing reads it."""
+
+
 def to_canonical(line: Mapping[str, Any], form: DatasetFormat, *, reference: bool = False) -> Imported:
     """Convert one line to the canonical format, without an id when the line has none.
 
@@ -159,6 +163,8 @@ def to_canonical(line: Mapping[str, Any], form: DatasetFormat, *, reference: boo
     """
     if form.read is None:
         plain = dict(line)
+        if isinstance(line.get(SCHEMA_KEY), str):
+            del plain[SCHEMA_KEY]  # for editors
         if isinstance(line.get("system"), list | dict) and (text := plain_text(line["system"])) is not None:
             plain["system"] = text
         return Imported(plain)

@@ -195,6 +195,8 @@ def _facts(reported: ReportedRun) -> Iterator[tuple[str, str]]:
     manifest = reported.run.manifest
     dataset = manifest.dataset
     yield "run folder", str(reported.run.path)
+    yield "name", manifest.name or ""
+    yield "note", manifest.note or ""
     yield "state", reported.run.folder.state(manifest)
     yield "created", manifest.created_at
     yield "convbatch", f"{manifest.convbatch} on Python {manifest.python or '?'}" if manifest.convbatch else ""
