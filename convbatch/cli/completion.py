@@ -29,7 +29,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "status": ("ok", "blocked", "empty", "error", "skipped", "pending"),
     "finish_reason": ("stop", "length", "content_filter", "tool_call", "error", "other"),
     "wide": ("reply", "finish_reason", "output_tokens", "cost", "passed", "score"),
-    "by": ("model", "gateway", "target", "tag", "dialogue", "turn", "repeat"),
+    "by": ("model", "gateway", "variant", "target", "tag", "dialogue", "turn", "repeat"),
     "metric": ("dialogue_pass", "turn_pass", "score", "input_tokens", "output_tokens", "cost", "latency"),
     "fail_on": ("regression", "inconclusive"),
     "state": ("running", "finished", "interrupted", "incomplete", "unreadable"),

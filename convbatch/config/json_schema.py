@@ -20,10 +20,12 @@ from convbatch.config.validators import (
     JUDGE_KEYS,
     MAX_AMOUNT,
     MODEL_KEYS,
+    POOL_KEYS,
     REPLAYS,
     RUN_KEYS,
     SYSTEM_ROLES,
     TPM_COUNTS,
+    VARIANT_KEYS,
 )
 from convbatch.dataset.json_schema import DIALECT, dataset_schema, settings_schema
 from convbatch.dialogue import SETTING_NAMES
@@ -36,6 +38,7 @@ LOADER_ONLY = (
     "addresses, paths, header names, time zones and thinking tags that are none, and files that cannot be read",
     "a gateway without protocol or base_url that is no preset, and keys that do not fit its protocol or each other",
     "prices and usage logs of a gateway that is neither in the file nor a preset, and prices without a currency",
+    "a pool or variant whose name is taken, and a pool of gateways that do not exist",
     "two prices or two tiers of one model from the same day or number of tokens, and exchange rates in both directions",
 )
 """What the loader refuses beyond the schema."""
@@ -123,12 +126,14 @@ _GATEWAY: Mapping[str, _Key] = {
         {"type": "array", "items": {"type": "string", "pattern": "/"}, "minItems": 1},
         'More windows, all of which hold: "10/10s".',
     ),
+    "batches": (_FLAG, "It has the batch API of its protocol, for --batch."),
     "concurrency": (_COUNT, "Most requests in flight; the upper bound of -j."),
     "jitter": ({"type": "number", "minimum": 0}, "Variation of the network delay in seconds; default 1."),
 }
 """Every key of a gateway or of a model of it, with its schema and its description."""
 _RUN: Mapping[str, _Key] = {
     "models": (_TEXTS, "Targets, as MODEL@GATEWAY; replaced by -m and -g."),
+    "variants": (_TEXTS, "Variants of the dialogues that every target is asked; none = as they are."),
     "repeats": (_COUNT, "Replay every dialogue this often; default 1."),
     "history": (_one_of(HISTORIES), "Source of the model's earlier turns; default live."),
     "concurrency": (_COUNT, "Requests in flight per target, as -j; default 16."),
@@ -136,23 +141,41 @@ _RUN: Mapping[str, _Key] = {
     "attempt_timeout": (_SECONDS, "Seconds of one attempt; a gateway's own value overrides it."),
     "max_cost": (_TEXT, "Cost cap of a whole run, e.g. 5USD."),
 }
+_POOL: Mapping[str, _Key] = {
+    "gateways": (
+        {"type": "array", "items": _TEXT, "minItems": 2, "uniqueItems": True},
+        "Its gateways, which differ in address, key and limits only.",
+    )
+}
+_VARIANT: Mapping[str, _Key] = {
+    "system": ({"type": "string"}, "Replaces the system text; an empty text removes it."),
+    "system_file": (_TEXT, "File with the system text, relative to this file."),
+    "prefix": ({"type": "string"}, "Put before the text of every user message."),
+    "suffix": ({"type": "string"}, "Put after the text of every user message."),
+}
 _JUDGE: Mapping[str, _Key] = {"max_output_tokens": (_COUNT, "Most output tokens of one answer of the judge.")}
+_TIERS: Mapping[str, Any] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {key: _COUNT if key == "above" else _AMOUNT for key in TIER_KEYS},
+        "required": ["above"],
+        "additionalProperties": False,
+    },
+}
 _ROW: Mapping[str, _Key] = {
     **{key: (_AMOUNT, f"Price of a million tokens: {key.replace('_', ' ')}.") for key in RATE_KEYS},
-    "tiers": (
-        {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {key: _COUNT if key == "above" else _AMOUNT for key in TIER_KEYS},
-                "required": ["above"],
-                "additionalProperties": False,
-            },
-        },
-        "Other prices above a number of input tokens.",
-    ),
+    "tiers": (_TIERS, "Other prices above a number of input tokens."),
     "currency": (_CURRENCY, "Default: the gateway's."),
     "valid_from": ({"type": "string"}, "The first day of these prices."),
+    "batch": (
+        {
+            "type": "object",
+            "properties": {**dict.fromkeys(RATE_KEYS, _AMOUNT), "tiers": _TIERS},
+            "additionalProperties": False,
+        },
+        "Prices in batch jobs; omitted: half of the others.",
+    ),
     "source": ({}, "Shown beside every cost."),
 }
 _LOG: Mapping[str, _Key] = {
@@ -184,6 +207,20 @@ def config_schema() -> dict[str, Any]:
         "gateways": (
             _map({"$ref": "#/$defs/Gateway"}, propertyNames={"pattern": f"^{GATEWAY_NAME.pattern}$"}),
             "Gateways; a table with a preset's name changes only the keys that it sets.",
+        ),
+        "pools": (
+            _map(
+                {**_table(_POOL, POOL_KEYS), "required": ["gateways"]},
+                propertyNames={"pattern": f"^{GATEWAY_NAME.pattern}$"},
+            ),
+            "Several keys or endpoints as one gateway.",
+        ),
+        "variants": (
+            _map(
+                {**_table({**_VARIANT, **settings}, (*VARIANT_KEYS, "settings")), "minProperties": 1},
+                propertyNames={"pattern": f"^{GATEWAY_NAME.pattern}$"},
+            ),
+            "Other wordings of the dialogues, for --variant.",
         ),
         "judge": (_table(_JUDGE, JUDGE_KEYS), "How a judge is asked."),
         "prices": (

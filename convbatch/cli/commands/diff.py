@@ -1,5 +1,7 @@
 """`diff`: its parameters, and one call."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 

@@ -1,5 +1,7 @@
 """`init` and `schema`: their parameters, and the one call of each."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 
