@@ -7,11 +7,11 @@ of numbers) are for cases that a run may never see.
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import Any, AnyStr, cast
 
 
 class _LazyRegex:
-    def __init__(self, pattern: str, flags: int) -> None:
+    def __init__(self, pattern: Any, flags: int) -> None:
         self._source = pattern, flags
 
     def __getattr__(self, name: str) -> Any:
@@ -20,6 +20,6 @@ class _LazyRegex:
         return value
 
 
-def lazy_regex(pattern: str, flags: int = 0) -> re.Pattern[str]:
+def lazy_regex(pattern: AnyStr, flags: int = 0) -> re.Pattern[AnyStr]:
     """Return what has the methods and attributes of a compiled pattern; a mistake in it is found at the first use."""
-    return cast("re.Pattern[str]", _LazyRegex(pattern, flags))
+    return cast("re.Pattern[AnyStr]", _LazyRegex(pattern, flags))
