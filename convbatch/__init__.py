@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from convbatch.auditing.audit import audit as audit
     from convbatch.auditing.judge import Audit as Audit
     from convbatch.checks.values import CheckInput as CheckInput
+    from convbatch.comparison.agreement import Agreement as Agreement
+    from convbatch.comparison.agreement import judge_check as judge_check
     from convbatch.comparison.compare import Comparison as Comparison
     from convbatch.comparison.compare import compare as compare
+    from convbatch.comparison.rank import Ranking as Ranking
+    from convbatch.comparison.rank import rank as rank
     from convbatch.comparison.reply_diff import ReplyDiff as ReplyDiff
     from convbatch.comparison.reply_diff import diff as diff
     from convbatch.config.gateways import Gateway as Gateway
@@ -50,6 +54,10 @@ _HOME = {
     "diff": "comparison.reply_diff",
     "ReplyDiff": "comparison.reply_diff",
     "json_schema": "config.json_schema",
+    "rank": "comparison.rank",
+    "Ranking": "comparison.rank",
+    "judge_check": "comparison.agreement",
+    "Agreement": "comparison.agreement",
     "audit": "auditing.audit",
     "Audit": "auditing.judge",
     "Run": "results.run",

@@ -211,7 +211,7 @@ def select_sides(base: Any, candidate: Any) -> tuple[SelectedRun, SelectedRun]:
     Raises:
         SetupError: There is no such run or target, or several targets have different names.
     """
-    first, second = _select_run(base), _select_run(candidate)
+    first, second = select_run(base), select_run(candidate)
     if len(first.targets) + len(second.targets) > 2 and set(first.targets) != set(second.targets):
         crowded = first if len(first.targets) > 1 else second
         raise SetupError(
@@ -222,7 +222,8 @@ def select_sides(base: Any, candidate: Any) -> tuple[SelectedRun, SelectedRun]:
     return first, second
 
 
-def _select_run(one: Any) -> SelectedRun:
+def select_run(one: Any) -> SelectedRun:
+    """Find a run and its chosen targets; raises `SetupError` where there is none."""
     if not isinstance(one, str | Path | Run) and not (isinstance(one, tuple) and len(cast("Any", one)) == 2):
         hint = "a run, its path or name, RUN:target, or a pair of run and target"
         raise SetupError("one side of the comparison is no run", found=repr(one), hint=hint)

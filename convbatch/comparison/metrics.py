@@ -122,6 +122,11 @@ def measure(metric: str, pairs: Sequence[Pair], scale: TestLevels, *, turn: int 
     return measure_values(metric, values, scale, passes_or_fails=one_a_dialogue and samples == 1)
 
 
+def dialogue_values(metric: str, pairs: Sequence[Pair]) -> dict[str, DialogueValue]:
+    """Return the value of each dialogue that has the metric on both sides, by dialogue."""
+    return {pair.dialogue: value for pair in pairs if (value := _value(metric, pair, None)) is not None}
+
+
 def measure_values(
     metric: str, values: Sequence[DialogueValue], scale: TestLevels, *, passes_or_fails: bool = False
 ) -> MetricResult | None:

@@ -51,7 +51,7 @@ class Mean:
         """
         if self.se is None:
             return None
-        half = _t_quantile(0.5 + level / 2, self.dialogues - 1) * self.se
+        half = t_quantile(0.5 + level / 2, self.dialogues - 1) * self.se
         return Interval(self.estimate - half, self.estimate + half)
 
     def p(self) -> float | None:
@@ -205,7 +205,7 @@ class Ratio:
         """
         if not self.has_spread:
             return None
-        t2 = _t_quantile(0.5 + level / 2, self.dialogues - 1) ** 2
+        t2 = t_quantile(0.5 + level / 2, self.dialogues - 1) ** 2
         a = self.base**2 - t2 * self.base_variance
         b = self.base * self.candidate - t2 * self.covariance
         c = self.candidate**2 - t2 * self.candidate_variance
@@ -453,7 +453,7 @@ def smallest_of_mean(mean: Mean, *, alpha: float, power: float = POWER) -> float
     if mean.se is None:
         return None
     df = mean.dialogues - 1
-    return (_t_quantile(1 - alpha / 2, df) + _t_quantile(power, df)) * mean.se
+    return (t_quantile(1 - alpha / 2, df) + t_quantile(power, df)) * mean.se
 
 
 def mean_for_margin(mean: Mean, margin: float, *, alpha: float, power: float = POWER) -> int | None:
@@ -502,7 +502,8 @@ def _z(p: float) -> float:
     return float(ndtri(p))
 
 
-def _t_quantile(p: float, df: int) -> float:
+def t_quantile(p: float, df: float) -> float:
+    """Return a quantile of the t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(df, p))
