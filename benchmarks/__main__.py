@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from benchmarks.accuracy import accuracy
 from benchmarks.bench import FULL, QUICK, Bench, Row
-from benchmarks.chances import audit, compare, gates, limits
+from benchmarks.chances import audit, compare, gates, limits, rank
 from benchmarks.measure import Failed, workplace
 from benchmarks.pages import TURNS, opened_pages
 from benchmarks.peers import DEFAULT_PYTHON, peers
@@ -126,6 +126,7 @@ SECTIONS: dict[str, Section] = {
     "gates": Section(gates, "20 min"),
     "pages": Section(pages, "2 min"),
     "audit": Section(audit, "20 min"),
+    "rank": Section(rank, "hours"),
 }
 
 

@@ -59,6 +59,7 @@ class Size:
     gates: int = 1000
     pages: int = 2000
     audits: int = 200
+    ranks: int = 2000
 
 
 FULL = Size()
@@ -84,6 +85,7 @@ QUICK = Size(
     gates=20,
     pages=100,
     audits=5,
+    ranks=10,
 )
 
 

@@ -8,6 +8,7 @@ from benchmarks.alarms import alarms
 from benchmarks.bench import Bench, Row
 from benchmarks.cheats import HEAD, HONEST, cheat_rates
 from benchmarks.quotas import played, quotas, steady
+from benchmarks.ranks import RankRates, rank_rates
 from benchmarks.worlds import ALPHA, MARGINS, GateRates, gate_rates
 
 POINT = 0.01
@@ -121,6 +122,34 @@ def audit(bench: Bench) -> list[Row]:
     error = (ALPHA * (1 - ALPHA) / worlds) ** 0.5
     bench.notes.append(f"audit: {worlds:,} worlds a row, standard error of 5% {error:.1%}; for docs/audit.md:")
     bench.notes += ["", HEAD, *(one.markdown() for one in rates)]
+    return rows
+
+
+def rank(bench: Bench) -> list[Row]:
+    """Measure false claims and coverage of `rank`, the worst of all sizes of a shape and a metric."""
+    worlds = bench.size.ranks
+    groups: dict[str, list[RankRates]] = {}
+    for one in rank_rates(worlds):
+        groups.setdefault(f"{one.shape}, {one.metric}, {one.targets} targets", []).append(one)
+    rows: list[Row] = []
+    for name, sizes in groups.items():
+        worst = max(sizes, key=lambda one: one.false)
+        rows.append(
+            Row(
+                what=f"any false claim, {name}",
+                against="each pair at 5 %",
+                theirs=f"{max(one.unadjusted for one in sizes):.1%}",
+                ours=f"{worst.false:.1%}",
+                ratio=worst.false / ALPHA,
+                goal="<= 5%",
+                met=worst.false <= ALPHA + POINT,
+            )
+        )
+        held = min(one.pairs_covered for one in sizes)
+        rows.append(
+            _share_row(f"intervals of all pairs hold, {name}", "nominal", 1 - ALPHA, held, ">= 94%", held >= 0.94)
+        )
+    bench.notes.append(f"rank: {worlds:,} worlds a row, a tenth of it for turn_pass; the worst of 10 to 400 dialogues")
     return rows
 
 

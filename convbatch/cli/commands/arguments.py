@@ -21,3 +21,9 @@ OtherConfig = Annotated[
     Path | None, typer.Option("-c", "--config", help="Use prices and rates of this file instead of the runs' own.")
 ]
 ToCurrency = Annotated[str | None, typer.Option("--currency", metavar="CNY", help="Convert every amount by [rates].")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A run folder, its name under results/, or `latest`.", metavar="RUN", autocompletion=completing("runs")
+    ),
+]
