@@ -361,7 +361,7 @@ class Archive:
     @property
     def last_version(self) -> str:
         """The version of convbatch that ran the last session."""
-        return self.runs[-1]["convbatch"] if self.runs else ""
+        return str(self.runs[-1].get("convbatch", "")) if self.runs else ""
 
     @property
     def suspended(self) -> dict[str, str]:

@@ -66,7 +66,7 @@ MESSAGES = {
     LOADER_ONLY[0]: ("contains a key", "looks like a key"),
     LOADER_ONLY[1]: (
         "whole number", "must be a day", "valid integer", "JSON cannot represent", "number of input tokens",
-        "list of texts",
+        "list of texts", "list of names",
     ),
     LOADER_ONLY[2]: (
         "not a URL", "must be a URL", "endpoint", "not a path", "must be a path", "a query or a fragment",
@@ -83,7 +83,8 @@ MESSAGES = {
         "list prices are in USD",
     ),
     LOADER_ONLY[4]: ("unknown gateway", "has no currency", "without amount", "usage log format .* has no"),
-    LOADER_ONLY[5]: (
+    LOADER_ONLY[5]: ("is the name of a gateway", "means the dialogues as they are", "and a pool has gateways"),
+    LOADER_ONLY[6]: (
         "from the same day", "same number of tokens", "both directions", "two currencies", "and its table does not",
         "changes no price", "the rate ",
     ),
