@@ -456,7 +456,7 @@ class Runner:
         self, worker: TargetWorker, size: Mapping[str, int], tokens: TokensAt
     ) -> tuple[Reservation | None, Admission] | None:
         """Reserve the cost of a request and wait for admission, with a valid key; None if the target is suspended."""
-        while await self._has_keys(worker):
+        while worker.suspended is None and (not worker.needs_new_key or await self._has_keys(worker)):
             reservation = None if worker.budget_share is None else await worker.budget_share.reserve(size)
             try:
                 admission = await worker.admit(tokens)

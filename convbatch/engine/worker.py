@@ -56,6 +56,13 @@ class TargetWorker:
         """The members of a pool, else the worker itself."""
         return self.members or (self,)
 
+    @property
+    def needs_new_key(self) -> bool:
+        """Whether a key that may still send was refused or has expired."""
+        if not self.members:
+            return self.client.needs_new_key
+        return any(member.suspended is None and member.client.needs_new_key for member in self.members)
+
     def prices_as_served(self, outcome: Reply | Failure) -> PriceTable | None:
         """Return the prices of the model that answered; None if those of the asked model apply."""
         if not isinstance(outcome, Reply) or (outcome.model_version is None and outcome.service_tier is None):
