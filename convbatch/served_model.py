@@ -8,6 +8,7 @@ may come from a newer snapshot. What follows from the answer (columns, notes, co
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
@@ -66,6 +67,7 @@ def match_served(asked: str, served: str, aliases: Aliases = NO_ALIASES) -> Serv
     return "latest" if _is_latest(wanted, found) else "other"
 
 
+@functools.lru_cache(maxsize=1024)  # a run has few names, and asks for every turn
 def canonical_name(name: str) -> str:
     """Return a model name without what does not select a model: case, vendor, folders, route; dots as in `3-5`."""
     text = name.strip().casefold().partition("#")[0]  # Fireworks: model#deployment
