@@ -590,19 +590,25 @@ def _notes(
     metric: str,
 ) -> Iterator[str]:
     simulated: dict[str, None] = {}
+    pairs: dict[str, list[tuple[str, str]]] = {}
     for (a, b), inputs in matched.items():
-        where = f"{entries[a].name} (base), {entries[b].name} (candidate): "
+        names = entries[a].name, entries[b].name
         for note in inputs.notes:
             if note.startswith("SIMULATED"):
                 simulated |= dict.fromkeys(note.partition(": ")[2].split(", "))
             else:
-                yield f"{where}{note}"
+                pairs.setdefault(note, []).append(names)
         changed = inputs.changed
         if changed:
             removed = changed.base + changed.candidate
-            yield f"{where}WARNING: the provider removed parts of the history in {removed:,} replies"
+            note = f"WARNING: the provider removed parts of the history in {removed:,} replies"
+            pairs.setdefault(note, []).append(names)
         lacking = sum(one.lacks_verdict(metric) for one in paired[a, b].whole)
         if lacking:
-            yield f"{where}{lacking:,} dialogues lack a verdict of a judge"
+            pairs.setdefault(f"{lacking:,} dialogues lack a verdict of a judge", []).append(names)
+    for note, named in pairs.items():
+        base, candidate = named[0]
+        others = f", and {len(named) - 1} more pairs" if len(named) > 1 else ""
+        yield f"{base} (base), {candidate} (candidate){others}: {note}"
     if simulated:
         yield "SIMULATED, no model was asked: " + ", ".join(simulated)

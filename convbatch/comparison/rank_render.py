@@ -232,7 +232,9 @@ def value_text(ranking: Ranking, value: float) -> str:
 
 
 def _change_text(ranking: Ranking, value: float) -> str:
-    return f"{value:+.3f}" if ranking.metric == "score" else f"{100 * value:+.1f}"
+    if ranking.metric == "score":
+        return f"{round(value, 3) + 0.0:+.3f}"
+    return f"{round(100 * value, 1) + 0.0:+.1f}"  # adding 0 makes -0 positive
 
 
 def _proven_first(ranking: Ranking) -> list[Difference]:

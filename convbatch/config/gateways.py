@@ -132,8 +132,10 @@ class Gateway:
     @property
     def endpoint(self) -> Endpoint:
         """The part that a protocol needs."""
+        # The simulator's addresses end as those of any gateway do.
+        is_bare = self.base_url == SIMULATOR_URL and self.protocol in ("openai", "responses")
         return Endpoint(
-            base_url=self.base_url,
+            base_url=f"{self.base_url}/v1" if is_bare else self.base_url,
             api_version=self.api_version,
             max_output_tokens_field=self.max_output_tokens_field,
             path=self.path,

@@ -96,7 +96,7 @@ class EarlierRuns:
                     break
             found = self._fit(runs, "")
         missing = "no earlier run" if reuse is None else f"no reply in {shell_quote(reuse.path)}"
-        return found or default_profile(f"{ROUGH}: {missing} of {target.name} to learn from")
+        return found or default_profile(f"{ROUGH}: {missing} to learn from")
 
     def _from_reused(self, target: Target, folder: RunFolder) -> TargetProfile | None:
         try:

@@ -425,7 +425,7 @@ def test_a_dry_run_sends_nothing_and_creates_no_folder(cli: Cli, sim: Sim, tmp_p
     assert table(done.out)["sim-good@here", "expected"][0] == 2 * turns
     assert table(done.out)["sim-good@here", "low"][3].endswith(" CNY")
     assert "sim-good@here: at least " in done.out
-    assert "rough estimate: no earlier run of" in done.out
+    assert "rough estimate: no earlier run to learn from" in done.out
 
 
 def test_a_dry_run_names_missing_keys_and_succeeds(cli: Cli, tmp_path: Path) -> None:
