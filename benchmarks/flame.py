@@ -136,7 +136,8 @@ def _before_the_first_request(stack: tuple[str, ...]) -> tuple[str, ...]:
 
 def _in_session(stack: tuple[str, ...]) -> tuple[str, ...]:
     """Return a stack from the event loop or the thread's function on; nothing before and after the session."""
-    begins = next((at for at, name in enumerate(stack) if re.match(r"run \((asyncio/runners|threading)", name)), None)
+    first = r"(\w+\.)?run \((asyncio/runners|threading)"  # newer releases of py-spy name the class, too
+    begins = next((at for at, name in enumerate(stack) if re.match(first, name)), None)
     return () if begins is None else stack[begins:]
 
 

@@ -258,7 +258,8 @@ def pair(base: SideRows, candidate: SideRows, *, history: tuple[str, str] = ("li
         candidate: Rows of one target, or of several with the same names.
         history: History mode of each side.
     """
-    first, second = _read_side(base), _read_side(candidate)
+    known: dict[Any, Any] = {}
+    first, second = _read_side(base, known), _read_side(candidate, known)
     both = [name for name in first if name in second]
     pairs = [
         Pair(
@@ -285,13 +286,17 @@ def pair(base: SideRows, candidate: SideRows, *, history: tuple[str, str] = ("li
     )
 
 
-def _read_side(side_rows: SideRows) -> dict[str, Side]:
+def _read_side(side_rows: SideRows, known: dict[Any, Any]) -> dict[str, Side]:
+    """Read a side, with one object for all equal texts, also those in `known`: large runs repeat most of theirs."""
     sides: defaultdict[str, Side] = defaultdict(lambda: Side())
-    rows = [ComparedTurn(*row) for row in side_rows[0]]
+    rows = [
+        ComparedTurn(*(known.setdefault(cell, cell) if isinstance(cell, str) else cell for cell in row))
+        for row in side_rows[0]
+    ]
     names = {row.target for row in rows}
     for row in rows:
         sample = (row.target if len(names) > 1 else "", row.repeat)
-        sides[row.dialogue].turns.setdefault(row.turn, {})[sample] = row
+        sides[row.dialogue].turns.setdefault(row.turn, {})[known.setdefault(sample, sample)] = row
     if side_rows[1] is None:
         for one in sides.values():
             one.conversations = {sample: _conversation_from_turns(one, sample) for sample in one.samples}
