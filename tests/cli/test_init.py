@@ -31,6 +31,7 @@ def test_any_folder_can_be_named(name: str, convbatch: Command, tmp_path: Path) 
     assert files_in(tmp_path / name) == sorted(FILES)
 
 
+@pytest.mark.slow
 def test_the_printed_commands_run_as_printed(convbatch: Command, tmp_path: Path) -> None:
     name = 'it\'s "x" 🦊'
     done = convbatch("init", name)

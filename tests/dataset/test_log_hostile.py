@@ -131,6 +131,7 @@ def test_an_archive_that_is_cut_off_is_refused(cut: int, tmp_path: Path) -> None
     assert "damaged or cut off" in problems_of(tmp_path / "log.eval", "inspect-log", tmp_path / "out.jsonl")[0]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     with (tmp_path / "log.jsonl").open("w") as file:
         for n in range(4_000):

@@ -91,7 +91,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> CaseRun:
             protocol = "gemini"
             base_url = "{server.url}"
             key_env = "{CANARY_ENV}"
-            attempt_timeout = 0.5
+            attempt_timeout = 1.0
         """
         )
         (folder / "convbatch.toml").write_text(config)

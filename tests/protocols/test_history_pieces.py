@@ -13,6 +13,7 @@ from convbatch.protocols.history_pieces import HistoryPieces
 from convbatch.protocols.replay import without_signatures
 from convbatch.protocols.wire import Ask, Endpoint, encode_json
 from convbatch.tools import ToolCall
+from tests.conftest import examples
 
 TEXTS = st.sampled_from(["", "hello", "今天", 'a "quote"\n', "\u2028", "half \ud83d"])
 NUMBERS = st.sampled_from([0, 1, 2**63, 2**80, 1.0, 1e300])
@@ -74,7 +75,7 @@ def body_of(protocol: str, ask: Ask, endpoint: Endpoint) -> bytes | str:
         return repr(error)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(data=st.data())
 def test_a_history_in_pieces_gives_the_bytes_of_a_history_that_is_built_anew(data: st.DataObject) -> None:
     protocol = data.draw(st.sampled_from(sorted(PROTOCOLS)))

@@ -219,11 +219,11 @@ def test_the_daily_count_of_each_member_is_carried_over_a_resume(
     simulator: Simulators, convbatch: Command, tmp_path: Path
 ):
     write_dataset(tmp_path / "e.jsonl", 14, 1)
-    servers = [simulator(Provider(keys={CANARY}, limits=ServerLimits(rpd=8), latency_s=0.05)) for _ in range(2)]
+    servers = [simulator(Provider(keys={CANARY}, limits=ServerLimits(rpd=8), latency_s=0.2)) for _ in range(2)]
     (tmp_path / "c.toml").write_text(
         config(*servers, one={"rpd": 8, "concurrency": 1}, two={"rpd": 8, "concurrency": 1})
     )
-    cut = convbatch("run", "e.jsonl", "-c", "c.toml", "-m", "sim-good@both", "--deadline", "200ms", "-o", "run")
+    cut = convbatch("run", "e.jsonl", "-c", "c.toml", "-m", "sim-good@both", "--deadline", "1s", "-o", "run")
     assert cut.code == 3, cut.err
     assert 4 <= sum(map(replies_at, servers)) < 14
     done = convbatch("resume", "run", "--deadline", "20s")
