@@ -57,8 +57,8 @@ PAGES = sorted(
     if path.is_file()
 )
 COMPLETION = {"--install-completion", "--show-completion"}
-OTHER_TOOLS = {"--group", "--extra", "--check"}
-"""Options of pip, uv and other tools."""
+OTHER_TOOLS = {"--group", "--extra", "--check", "--head", "--address", "--node-ip-address"}
+"""Options of pip, uv, ray and other tools."""
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

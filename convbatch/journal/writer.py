@@ -12,7 +12,7 @@ import asyncio
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -151,6 +151,23 @@ class Journal:
         """
         self._lines.append(_Line(encode_fields(self._clock.wall(), record), then, refuse))
         self._write_soon()
+
+    def append_encoded(self, records: Iterable[bytes], *, before_sending: bool = False) -> None:
+        """Write records that another process encoded, as `append` does; an empty `commit` makes them durable.
+
+        Args:
+            records: Each as `encode_fields` returns it.
+            before_sending: Whether requests follow, which must not if the file is no longer in the run folder.
+
+        Raises:
+            JournalReplaced: As `append`, with `before_sending`.
+            JournalError: This write or an earlier one failed.
+        """
+        if before_sending:
+            self._tail.refuse_replaced()
+        self._lines += map(_Line, records)
+        if (refused := self._write_lines()) is not None:
+            raise refused
 
     async def commit(self, *records: Mapping[str, Any] | Record) -> None:
         """Write records in one piece and return when they, and all earlier ones, are durable.

@@ -198,6 +198,27 @@ class LimitOptions:
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
+class WorkerOptions:
+    """On how many processes a run goes on, and where they are."""
+
+    workers: int | None = option(
+        "--workers",
+        min=1,
+        help="Run on this many processes, by Ray; default: this one. One core each.",
+        panel=LIMITS,
+        command_only=True,
+    )
+    on: str | None = option(
+        "--on",
+        metavar="ray",
+        help="Run on a Ray cluster, at RAY_ADDRESS or on this machine; default: a private one for --workers.",
+        panel=LIMITS,
+        has_variable=False,
+        command_only=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class DailyLimitOptions:
     """How much may be asked per day."""
 
@@ -304,6 +325,7 @@ class RunOptions(
     OutputOptions,
     VerdictOptions,
     RetryOptions,
+    WorkerOptions,
     DailyLimitOptions,
     LimitOptions,
     StreamOptions,
@@ -430,7 +452,14 @@ class RunOptions(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ResumeOptions(
-    ResultOptions, WatchOptions, OutputOptions, RetryOptions, DailyLimitOptions, LimitOptions, KeyOptions
+    ResultOptions,
+    WatchOptions,
+    OutputOptions,
+    RetryOptions,
+    WorkerOptions,
+    DailyLimitOptions,
+    LimitOptions,
+    KeyOptions,
 ):
     """Options of `convbatch resume`."""
 

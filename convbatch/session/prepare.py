@@ -48,6 +48,7 @@ from convbatch.journal.run_folder import RunFolder, default_name, find_run, list
 from convbatch.journal.run_names import check_run_name, names_of
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.batch_checks import batch_issues, batch_mode, refuse_batch_options
+from convbatch.session.cluster_options import cluster_spec, refuse_for_workers
 from convbatch.session.cost_cap import resolve_cap
 from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
 from convbatch.session.media_checks import refuse_media, require_media
@@ -79,7 +80,9 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         JournalError: The first files cannot be written; the folder is removed.
     """
     log = log_spec(options, run_folder=options.folder)
+    cluster = cluster_spec(options)
     checked = _check_options(options)
+    refuse_for_workers(cluster, checked.targets, checked.rules)
     if not checked.is_refused:  # else the run is refused, once the dataset is checked as well
         check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
     if notes and options.name is not None:
@@ -103,6 +106,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         max_cost=cap,
         progress=options.progress and not options.follow,
         follow=options.follow,
+        cluster=cluster,
         notes=notes,
         handle_signals=handle_signals,
         log=log,
@@ -248,9 +252,11 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     Raises:
         SetupError: The run does not exist, keys are missing, or `run.json` cannot be used.
     """
+    cluster = cluster_spec(options)
     folder = RunFolder.open(find_run(options.run, RESULTS))
     manifest = folder.read_manifest()
     targets, rules = _previous_options(options, manifest)
+    refuse_for_workers(cluster, targets, rules)
     judges = [target_from_manifest(judge) for judge in manifest.judges]
     judges = judges[-1:] if wants_judge(manifest) else []
     folder.refuse_lost_journal(manifest)
@@ -272,6 +278,7 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
         credentials=credentials,
         rules=rules,
         resumed=True,
+        cluster=cluster,
         salvage=options.salvage,
         reuse=_previously_reused(trust, manifest),
         max_cost=cap,

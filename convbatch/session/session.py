@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convbatch._version import __version__
 from convbatch.errors import ConvbatchError, JournalError, SetupError, naming_memory_errors
@@ -22,6 +22,7 @@ from convbatch.session.signals import stop_on_signals
 from convbatch.session.spec import SessionResult, SessionSpec
 
 if TYPE_CHECKING:
+    from convbatch.cluster.crew import Crew
     from convbatch.config.gateways import Gateway, Target
     from convbatch.engine.budget import Budget, BudgetShare
     from convbatch.engine.http_values import Transport
@@ -59,7 +60,11 @@ def _reduced_garbage_collection() -> Generator[None]:
 
 
 async def run_session_async(
-    spec: SessionSpec, *, system: System | None = None, connect: Callable[[Gateway], Transport] | None = None
+    spec: SessionSpec,
+    *,
+    system: System | None = None,
+    connect: Callable[[Gateway], Transport] | None = None,
+    crew: Crew | None = None,
 ) -> SessionResult:
     """Run what is open in the folder, then close the journal and update `run.json`.
 
@@ -67,6 +72,7 @@ async def run_session_async(
         spec: What to ask; its folder brings its own disk.
         system: Clock, randomness and the journal's disk; default: the real ones.
         connect: Opens the transport to a gateway, called once for each quota owner; default: HTTP.
+        crew: Starts the session's workers; default: what `spec.cluster` says.
 
     Returns:
         How the session ended. An error after requests may have been sent is in `SessionResult.error`, so that no
@@ -79,38 +85,43 @@ async def run_session_async(
     """
     from convbatch.journal.writer import Journal
     from convbatch.session.open_jobs import make_runner
-    from convbatch.session.workers import build_workers, http_transports
+    from convbatch.session.workers import build_workers, embedded_simulator, http_transports
     from convbatch.system import System
 
     system = system or System()
     work = spec.work
-    journal = Journal.open(spec.folder, system=system, version=__version__, salvage=spec.salvage)
     async with AsyncExitStack() as stack:
+        crew = crew or await _open_crew(spec, stack)
+        journal = Journal.open(spec.folder, system=system, version=__version__, salvage=spec.salvage)
         stack.callback(journal.release)
+        spooled = await _deliver_spools(spec, journal)
         past = stack.enter_context(_archive(spec.folder)) if spec.resumed else None
         budget = _open_budget(spec, past)  # before run.json is written: a refused budget must not be stored
         spec.folder.write_manifest(replace(spec.manifest, state=work.initial_state(spec.folder), journal=journal.end))
         rows = work.count_rows(spec, past)
         progress = _open_progress(spec, stack, system, rows)
         connect = _start_log(spec, stack, system, progress, connect or http_transports(spec.credentials))
-        for note in _journal_notes(spec, journal):
+        for note in (*_journal_notes(spec, journal), *spooled):
             progress.note(note)
         reuse = None
         if spec.reuse is not None:
             reuse = (spec.reuse.name, stack.enter_context(_archive(spec.reuse, by_key=True)))
-        workers = await build_workers(spec, stack, system, connect, past, progress)
+        simulator_url = await embedded_simulator(spec, stack)
+        workers = await build_workers(spec, stack, system, connect, past, progress, simulator_url)
         for worker in workers:
-            worker.budget_share = None if budget is None else _budget_share(spec, worker.target, budget)
-        runner = make_runner(
-            spec,
-            past,
-            workers=workers,
-            journal=journal,
-            system=system,
-            listener=progress,
-            past=None if past is None else work.past_turns(past),
-            reuse=reuse,
-        )
+            worker.budget_share = None if budget is None else budget_share(spec, worker.target, budget)
+        parts: dict[str, Any] = {
+            "workers": workers,
+            "journal": journal,
+            "system": system,
+            "listener": progress,
+            "past": None if past is None else work.past_turns(past),
+            "reuse": reuse,
+        }
+        if crew is None:
+            runner = make_runner(spec, past, **parts)
+        else:
+            runner = await _start_coordinator(spec, past, crew, simulator_url, parts)
         begun = system.clock.monotonic()
         async with stop_on_signals(runner, progress) if spec.handle_signals else nullcontext():
             plans = {worker.target.name: work.plan(spec, worker.target, past) for worker in workers}
@@ -128,6 +139,37 @@ async def run_session_async(
     if runner.reason == "interrupted" != result.reason:  # after the last reply
         return replace(result, reason="interrupted", exit_code=worst(result.exit_code, ExitCode.INTERRUPTED))
     return result
+
+
+async def _deliver_spools(spec: SessionSpec, journal: Journal) -> list[str]:
+    """Write what workers of a killed session had received into the journal; return notes."""
+    if not (spec.folder.path / "spool").is_dir():
+        return []
+    from convbatch.cluster.spool import deliver_spools
+
+    return await deliver_spools(spec.folder, journal)
+
+
+async def _open_crew(spec: SessionSpec, stack: AsyncExitStack) -> Crew | None:
+    """Start what the session's workers run on, if it has any."""
+    if spec.cluster is None:
+        return None
+    from convbatch.session.cluster_setup import open_crew
+
+    return await open_crew(spec, stack)
+
+
+async def _start_coordinator(
+    spec: SessionSpec, past: Archive | None, crew: Crew, simulator_url: str | None, parts: dict[str, Any]
+) -> Runner:
+    """Start the workers of a session, and return what has the place of its runner."""
+    from convbatch.cluster.coordinator import Coordinator
+    from convbatch.session.cluster_setup import cluster_setup
+
+    setup = cluster_setup(spec, parts["workers"], past, simulator_url, crew.size)
+    coordinator = Coordinator(crew=crew, setup=setup, rules=spec.rules, **parts)
+    await coordinator.start()
+    return coordinator
 
 
 def _archive(folder: RunFolder, *, by_key: bool = False) -> Archive:
@@ -251,7 +293,8 @@ def _all_turns(manifest: Manifest, past: Archive) -> Iterator[tuple[ManifestTarg
         yield judges.get(judge_call.judge), judge_call.history
 
 
-def _budget_share(spec: SessionSpec, target: Target, budget: Budget) -> BudgetShare:
+def budget_share(spec: SessionSpec, target: Target, budget: Budget) -> BudgetShare:
+    """Return a target's access to the budget of the session."""
     from convbatch.engine.budget import BudgetShare
 
     recorded = next(one for one in spec.work.recorded_targets(spec.manifest) if one.name == target.name)

@@ -130,6 +130,16 @@ NO_LOG = LogSpec()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """On how many workers a session runs, and where."""
+
+    workers: int | None = None
+    """None = one for each core of the cluster."""
+    address: str | None = None
+    """Of a Ray cluster to join; None = a private one on this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
     """Everything decided before the first request of a session."""
 
@@ -153,6 +163,8 @@ class SessionSpec:
     log: LogSpec = NO_LOG
     follow: bool = False
     """Print turns to stdout as they come."""
+    cluster: ClusterSpec | None = None
+    """None = this process alone."""
     on_status: Callable[[RunStatus], str | None] | None = None
     """Gets the status of the run several times a second; returns a note to print. It must not wait or raise."""
     options: RunOptions | ResumeOptions | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,16 +47,18 @@ async def build_workers(
     connect: Callable[[Gateway], Transport],
     past: Archive | None,
     progress: Progress,
+    simulator_url: str | None,
 ) -> list[TargetWorker]:
     """Build a worker for each target, in the order of the spec.
 
     Args:
         spec: The session.
-        stack: Closes transports and the built-in simulator at the end of the session.
+        stack: Closes transports at the end of the session.
         system: Clock of limiters and clients.
         connect: Opens the transport to a gateway; called once for each quota owner, proxy and `ca_file`.
         past: The run's journal; None in its first session.
         progress: Receives notes on changes of the rate.
+        simulator_url: From `embedded_simulator`.
 
     Raises:
         SetupError: A key is missing.
@@ -65,25 +67,15 @@ async def build_workers(
     from convbatch.engine.turn_tokens import TokenEstimates
     from convbatch.journal.media_store import MediaStore
 
-    shared: dict[tuple[str, str, str], list[_Asked]] = {}
-    for target in spec.targets:
-        for one in target.asked_targets:
-            shared.setdefault(one.quota_owner, []).append(_Asked(one, by=target))
-    simulator_url = await _embedded_simulator(spec, stack)
     media = MediaStore(spec.folder.path, disk=system.disk)
-    parts = _Parts(spec, system, past, progress, spec.credentials.redactor(), simulator_url, media)
+    parts = Parts(spec, system, past, progress, spec.credentials.redactor(), simulator_url, media)
     sharers = _senders_by_quota_owner(spec)
     senders: dict[tuple[str, str], TargetWorker] = {}
-    for owner, asked in shared.items():
+    for owner, asked in asked_by_quota_owner(spec.targets).items():
         limits = merge_limits(one.target.gateway.limits for one in asked)
         limiter = parts.limiter([one.target for one in asked], limits, sharers.get(owner, ()))
         token_estimates = TokenEstimates(limits)
-        transports: dict[tuple[str | None, str | None], Transport] = {}
-        for one in asked:
-            way = (one.target.gateway.proxy, one.target.gateway.ca_file)
-            if (transport := transports.get(way)) is None:
-                transport = transports[way] = connect(one.target.gateway)
-                stack.push_async_callback(transport.close)
+        for one, transport in zip(asked, open_transports(asked, stack, connect), strict=True):
             senders[one.by.name, one.target.name] = parts.worker(
                 one, limiter, token_estimates, transport, shares=len(asked) > 1
             )
@@ -95,21 +87,44 @@ async def build_workers(
     ]
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """A target that requests are sent to, and the target of the run that asks there: itself, or a pool."""
 
     target: Target
     by: Target
 
 
+def asked_by_quota_owner(targets: Iterable[Target]) -> dict[tuple[str, str, str], list[Asked]]:
+    """Return whom requests are sent to, by the owner of the limits that they count against."""
+    shared: dict[tuple[str, str, str], list[Asked]] = {}
+    for target in targets:
+        for one in target.asked_targets:
+            shared.setdefault(one.quota_owner, []).append(Asked(one, by=target))
+    return shared
+
+
+def open_transports(
+    asked: Sequence[Asked], stack: AsyncExitStack, connect: Callable[[Gateway], Transport]
+) -> list[Transport]:
+    """Return the transport of each; those with the same proxy and `ca_file` share one."""
+    opened: dict[tuple[str | None, str | None], Transport] = {}
+    for one in asked:
+        gateway = one.target.gateway
+        if (gateway.proxy, gateway.ca_file) not in opened:
+            transport = opened[gateway.proxy, gateway.ca_file] = connect(gateway)
+            stack.push_async_callback(transport.close)
+    return [opened[one.target.gateway.proxy, one.target.gateway.ca_file] for one in asked]
+
+
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class Parts:
     """Builds limiters and workers from what all of a session's targets have in common."""
 
     spec: SessionSpec
     system: System
     past: Archive | None
-    progress: Progress
+    progress: Progress | None
+    """None where limiters are built elsewhere."""
     redactor: Redactor
     simulator_url: str | None
     media: MediaStore
@@ -119,6 +134,7 @@ class _Parts:
         from convbatch.config.gateways import max_in_flight
         from convbatch.engine.limiter import RateLimiter
 
+        assert self.progress is not None
         most = self.spec.rules.concurrency
         limiter = RateLimiter(
             clock=self.system.clock,
@@ -138,7 +154,7 @@ class _Parts:
 
     def worker(
         self,
-        asked: _Asked,
+        asked: Asked,
         limiter: RateLimiter,
         token_estimates: TokenEstimates,
         transport: Transport,
@@ -215,7 +231,7 @@ def _prices_as_served(
     return look_up
 
 
-def _has_answered(past: Archive | None, asked: _Asked) -> bool:
+def _has_answered(past: Archive | None, asked: Asked) -> bool:
     """Whether the target has answered in an earlier session; of a member of a pool that is not known."""
     return past is not None and not asked.by.members and past.has_reply(asked.by.name)
 
@@ -273,7 +289,8 @@ def _named(show: Callable[[str], None], name: str) -> Callable[[str], None]:
     return lambda text: show(f"{name}: {text}")
 
 
-async def _embedded_simulator(spec: SessionSpec, stack: AsyncExitStack) -> str | None:
+async def embedded_simulator(spec: SessionSpec, stack: AsyncExitStack) -> str | None:
+    """Start the built-in simulator if a target needs it; return its URL."""
     if not any(one.simulated for target in spec.targets for one in target.asked_targets):
         return None
     from convbatch.dataset.snapshot import read_copy

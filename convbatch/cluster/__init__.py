@@ -1,0 +1,1 @@
+"""A run on several processes: workers that ask and read, and one coordinator that counts, admits and writes."""
