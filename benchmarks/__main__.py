@@ -20,7 +20,7 @@ from benchmarks.measure import Failed, workplace
 from benchmarks.pages import TURNS, opened_pages
 from benchmarks.peers import DEFAULT_PYTHON, peers
 from benchmarks.reading import reading
-from benchmarks.sending import long, makespan, speed, streams, whole
+from benchmarks.sending import long, makespan, speed, streams, whole, workers
 from benchmarks.sizes import memory, validate
 from benchmarks.starting import show_help, start
 
@@ -113,6 +113,7 @@ SECTIONS: dict[str, Section] = {
     "start": Section(start, "1 min"),
     "speed": Section(speed, "3 min"),
     "whole": Section(whole, "3 min"),
+    "workers": Section(workers, "3 min"),
     "long": Section(long, "2 min"),
     "streams": Section(streams, "2 min"),
     "makespan": Section(makespan, "3 min"),

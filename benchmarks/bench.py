@@ -39,6 +39,7 @@ class Size:
     speed: tuple[int, int] = (1000, 5)
     concurrencies: tuple[int, ...] = (64, 512)
     whole: tuple[int, int] = (8000, 5)
+    workers: tuple[int, int] = (4000, 5)
     streams: tuple[int, int] = (400, 5)
     long: tuple[int, int] = (40, 100)
     makespan: tuple[int, int] = (2000, 5)
@@ -67,6 +68,7 @@ QUICK = Size(
     speed=(100, 5),
     concurrencies=(64,),
     whole=(100, 5),
+    workers=(100, 5),
     streams=(50, 5),
     long=(4, 30),
     makespan=(200, 5),

@@ -92,7 +92,14 @@ class Clients:
         )
 
     def convbatch(
-        self, server: Server, work: Work, *, keep: Path | None = None, longest_s: float = LONGEST_S
+        self,
+        server: Server,
+        work: Work,
+        *,
+        keep: Path | None = None,
+        longest_s: float = LONGEST_S,
+        workers: int | None = None,
+        pinned: bool = True,
     ) -> MeasuredRun:
         """Run a real `convbatch run`, with validation, plan, rate limiter, journal, table and summary.
 
@@ -101,6 +108,8 @@ class Clients:
             work: What is asked.
             keep: Where the run folder is made and stays; None: it is removed.
             longest_s: After this time the run is killed.
+            workers: As `--workers`.
+            pinned: Whether it has one CPU only.
         """
         config = self._folder / "bench.toml"
         config.write_text(CONFIG.format(url=server.url), encoding="utf-8")
@@ -109,8 +118,10 @@ class Clients:
         command = [sys.executable, "-m", "convbatch", "run", str(dataset)]
         command += ["-m", f"{MODEL}@bench", "-c", str(config), "-o", str(out), "-j", str(work.concurrency)]
         command += ["--stream"] if work.stream else []
+        command += [] if workers is None else ["--workers", str(workers)]
         before = server.cpu_s()
-        process = measured(command, self._folder, self._cores.client, environment(BENCH_KEY=KEY), longest_s=longest_s)
+        core = self._cores.client if pinned else None
+        process = measured(command, self._folder, core, environment(BENCH_KEY=KEY), longest_s=longest_s)
         server.expected += work.requests
         began, ended = _run_times(out, work.requests)
         if keep is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from benchmarks.bench import Bench, Row, cpu_of_turns, median, median_ratio, rate_of, span_of, wall_of
@@ -134,6 +135,52 @@ def whole(bench: Bench) -> list[Row]:
             theirs=f"{median(bare, wall_of):.2f}",
             ours=f"{median(us, wall_of):.2f}",
             ratio=median_ratio(us, bare, wall_of),
+        ),
+    ]
+
+
+def workers(bench: Bench) -> list[Row]:
+    """Measure turns per second and CPU per turn on two workers against one process, on all cores, without latency."""
+    dialogues, turns = bench.size.workers
+    work = Work(dialogues, turns, 256)
+    alone: list[MeasuredRun] = []
+    two: list[MeasuredRun] = []
+    with Server(None) as server:
+        for number in bench.rounds():
+            if number >= 3:
+                break
+            alone.append(bench.clients.convbatch(server, work, pinned=False))
+            two.append(bench.clients.convbatch(server, work, pinned=False, workers=2))
+    cores = os.cpu_count() or 1
+    if cores < 5:
+        bench.notes.append(f"workers: two workers, coordinator, Ray and the server have {cores} CPUs; they can use 4 to 5")
+    busy = max(one.server_cpu_s / one.span_s for one in two)
+    bench.notes.append(f"workers: the server's CPU was at most {busy:.0%} busy")
+    ratio = median_ratio(two, alone, rate_of)
+    what = f"{dialogues:,} x {turns}, -j {work.concurrency}"
+    return [
+        Row(
+            what=f"turns/s, 2 workers, {what}",
+            against="one process",
+            theirs=f"{median(alone, rate_of):,.0f}",
+            ours=f"{median(two, rate_of):,.0f}",
+            ratio=ratio,
+            goal=">= 1.6",
+            met=ratio >= 1.6,
+        ),
+        Row(
+            what=f"CPU s per 1,000 turns, 2 workers, {what}",
+            against="one process",
+            theirs=f"{median(alone, cpu_of_turns):.3f}",
+            ours=f"{median(two, cpu_of_turns):.3f}",
+            ratio=median_ratio(two, alone, cpu_of_turns),
+        ),
+        Row(
+            what=f"wall s from start to exit, 2 workers, {what}",
+            against="one process",
+            theirs=f"{median(alone, wall_of):.2f}",
+            ours=f"{median(two, wall_of):.2f}",
+            ratio=median_ratio(two, alone, wall_of),
         ),
     ]
 

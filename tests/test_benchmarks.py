@@ -72,6 +72,7 @@ def test_a_box_of_a_picture_is_as_wide_as_its_share() -> None:
     [
         ("speed", 6),
         ("whole", 2),
+        ("workers", 3),
         ("long", 2),
         ("streams", 4),
         ("makespan", 4),
