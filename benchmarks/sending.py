@@ -153,7 +153,7 @@ def workers(bench: Bench) -> list[Row]:
             two.append(bench.clients.convbatch(server, work, pinned=False, workers=2))
     cores = os.cpu_count() or 1
     if cores < 5:
-        bench.notes.append(f"workers: two workers, coordinator, Ray and the server have {cores} CPUs; they can use 4 to 5")
+        bench.notes.append(f"workers: two workers, coordinator, Ray and the server share {cores} CPUs and could use 5")
     busy = max(one.server_cpu_s / one.span_s for one in two)
     bench.notes.append(f"workers: the server's CPU was at most {busy:.0%} busy")
     ratio = median_ratio(two, alone, rate_of)

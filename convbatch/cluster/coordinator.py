@@ -11,7 +11,6 @@ import asyncio
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convbatch.cluster import spool
@@ -28,6 +27,7 @@ from convbatch.cluster.messages import (
     EncodedRecord,
     Ended,
     Finish,
+    Found,
     Granted,
     JournalFailed,
     Lease,
@@ -37,6 +37,7 @@ from convbatch.cluster.messages import (
     Refused,
     Released,
     Reported,
+    ReusableTurn,
     RowDone,
     Sending,
     Settled,
@@ -44,8 +45,10 @@ from convbatch.cluster.messages import (
     Stated,
     Stop,
     Stopped,
+    StoredMedia,
     Suspend,
     Suspended,
+    Wanted,
     Work,
     pack,
     unpack,
@@ -55,7 +58,9 @@ from convbatch.engine.budget import BudgetReached
 from convbatch.engine.conversation import ConversationState
 from convbatch.engine.limiter import LimiterClosed, LimiterStalled
 from convbatch.engine.runner import Runner, StopReason
+from convbatch.engine.turn_records import restore_media
 from convbatch.errors import ConvbatchError, JournalError, JournalReplaced, SetupError
+from convbatch.journal.media_store import read_media
 
 if TYPE_CHECKING:
     from convbatch.engine.plan import Conversation
@@ -65,6 +70,8 @@ HOLD_S = 5.0
 """How long a worker without news keeps a call."""
 GRACE_S = 20.0
 """How long a worker may be unreachable before it is given up."""
+_HAS_MEDIA = b'"media":[{'
+"""In the record of a reply with media; inside of a text, quotes are escaped."""
 _RETRY_S = 0.5
 _GOODBYE_S = 20.0
 _ABANDON_S = 10.0
@@ -292,8 +299,7 @@ class Coordinator(Runner):
             for task in link.tasks:
                 task.cancel()
         await asyncio.gather(*(task for link in self._links for task in link.tasks), return_exceptions=True)
-        if self._setup.spool is not None:
-            spool.remove_folder(self._setup.spool)
+        spool.remove_folder(self._setup.folder / spool.FOLDER)
 
     def _close_tickets(self, link: Link) -> None:
         for ticket in list(link.tickets):
@@ -301,9 +307,7 @@ class Coordinator(Runner):
 
     def _read_spool(self, link: Link) -> None:
         """Write the replies that a lost worker had received and not delivered."""
-        if self._setup.spool is None:
-            return
-        path: Path = self._setup.spool / f"{link.number:04}-{link.incarnation:04}.jsonl"
+        path = self._setup.folder / spool.FOLDER / f"{link.number:04}-{link.incarnation:04}.jsonl"
         leases = {
             (one.conversation.index, one.conversation.target.name, one.conversation.repeat): one
             for one in link.leases.values()
@@ -381,8 +385,9 @@ class Coordinator(Runner):
         """Count the rows of a conversation that earlier sessions have finished; return whether they have."""
         state = ConversationState(conversation, self._rules.history, lambda _: past)
         settled = state.settled(retry_errors=self._rules.retry_errors)
-        if settled is None or any(True for _ in state.replies_with_media()):
+        if settled is None:
             return False
+        restore_media(worker.client, state.replies_with_media())
         for end in settled:
             self._count(worker, end, before=True)
         return True
@@ -423,6 +428,13 @@ class Coordinator(Runner):
         for leased, records in groups:
             if leased is not None:
                 leased.records += records
+                self._keep_media(leased, records)
+
+    def _keep_media(self, leased: Leased, records: list[EncodedRecord]) -> None:
+        """Write the media of replies that a worker on another machine received into the run folder."""
+        with_media = [record.decoded() for record in records if _HAS_MEDIA in record.fields]
+        if with_media:
+            restore_media(self._by_name[leased.conversation.target.name].client, with_media)
 
     def _sync_soon(self, link: Link, number: int, tickets: list[int], then: Any = None) -> None:
         task = asyncio.create_task(self._sync(link, number, tickets, then))
@@ -477,6 +489,8 @@ class Coordinator(Runner):
                 self._changed.set()
             case Sending():
                 self._listener.sending(message.call)
+            case Wanted():
+                link.outgoing.put(Found(message.number, self._found(message.what)))
             case Attempted():
                 self._listener.attempt_done(message.call, message.attempt, message.step)
             case Note():
@@ -515,6 +529,15 @@ class Coordinator(Runner):
         self._open[target] -= 1
         self._listener.conversation_done(target, leased.conversation.dialogue.id, leased.conversation.repeat)
         self._changed.set()
+
+    def _found(self, what: ReusableTurn | StoredMedia) -> Any:
+        """Return what a worker needs of the run of `--reuse` or of the run folder; None if it is not there."""
+        if isinstance(what, ReusableTurn):
+            return None if self._reuse is None else self._reuse[1].turn_by_key(what.key, what.repeat)
+        try:
+            return read_media(self._setup.folder, what.path)
+        except SetupError:
+            return None  # the request will say so
 
     # Admission.
 

@@ -46,11 +46,15 @@ class Leased:
         return dict(sorted(turns.items()))
 
     def has_outcome(self, record: Mapping[str, Any]) -> bool:
-        """Return whether the journal has the outcome of this attempt."""
+        """Return whether the journal has the outcome of this attempt; all steps of a reused reply have the number 0."""
+        wanted = _attempt(record)
         return any(
-            known["turn"] == record["turn"] and known["attempt"] == record["attempt"]
-            for known in (one.decoded() for one in self.records if one.kind == "outcome")
+            _attempt(known) == wanted for known in (one.decoded() for one in self.records if one.kind == "outcome")
         )
+
+
+def _attempt(record: Mapping[str, Any]) -> tuple[int, int, int]:
+    return record["turn"], record["attempt"], record.get("step", 1)
 
 
 @dataclass(slots=True)

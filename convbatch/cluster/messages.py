@@ -109,6 +109,14 @@ class Refused(NamedTuple):
     text: str
 
 
+class Found(NamedTuple):
+    """The answer to `Wanted`."""
+
+    number: int
+    value: Any
+    """None if there is nothing."""
+
+
 class Durable(NamedTuple):
     """All records up to the group of this number are durable."""
 
@@ -240,6 +248,27 @@ class Attempted(NamedTuple):
     call: Call
     attempt: Attempt
     step: Step | None
+
+
+class ReusableTurn(NamedTuple):
+    """A reply of the run of `--reuse`: `ReplySource.turn_by_key`."""
+
+    key: str
+    repeat: int
+
+
+class StoredMedia(NamedTuple):
+    """A content of the run folder."""
+
+    path: str
+    """`media/<sha256>.<extension>`."""
+
+
+class Wanted(NamedTuple):
+    """A worker needs what only the coordinator reads; the answer is `Found`."""
+
+    number: int
+    what: ReusableTurn | StoredMedia
 
 
 class Ended(NamedTuple):

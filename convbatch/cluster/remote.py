@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 from convbatch.cluster.channel import Outgoing
 from convbatch.cluster.messages import (

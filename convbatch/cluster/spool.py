@@ -115,7 +115,11 @@ async def deliver_spools(folder: RunFolder, journal: Journal) -> list[str]:
 
 
 def _is_known(past: Archive, outcome: dict[str, Any]) -> bool:
-    """Return whether the journal has the outcome of this attempt."""
+    """Return whether the journal has the outcome of this attempt, or does not need it: the turn was asked again."""
     turns = past.transcript(outcome["index"], outcome["target"], outcome["repeat"]).turns
     history = turns.get(outcome["turn"])
-    return history is not None and any(known["attempt"] == outcome["attempt"] for known in history.outcomes)
+    if history is None:
+        return False
+    attempt = (outcome["attempt"], outcome.get("step", 1))
+    is_stored = any((known["attempt"], known.get("step", 1)) == attempt for known in history.outcomes)
+    return is_stored or history.finished(outcome["key"])

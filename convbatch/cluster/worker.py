@@ -13,9 +13,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from convbatch.cluster.channel import Batch, Incoming, Outgoing
+from convbatch.cluster.lookups import BroughtMedia, Lookups, ReusedReplies
 from convbatch.cluster.messages import (
     Abandon,
     Bug,
@@ -23,6 +25,7 @@ from convbatch.cluster.messages import (
     Durable,
     Ended,
     Finish,
+    Found,
     Granted,
     JournalFailed,
     Lease,
@@ -46,10 +49,11 @@ from convbatch.cluster.remote import (
     RemoteShare,
     current,
 )
-from convbatch.cluster.spool import Spool
+from convbatch.cluster.spool import FOLDER, Spool
 from convbatch.engine.plan import Conversation
 from convbatch.engine.runner import Runner, RunRules, StopReason
 from convbatch.errors import ConvbatchError
+from convbatch.journal.media_store import MediaStore
 from convbatch.reply import is_open
 from convbatch.system import System
 
@@ -81,14 +85,19 @@ class Setup(Protocol):
         ...
 
     @property
-    def spool(self) -> Path | None:
-        """Folder of spools; None where there is none."""
+    def folder(self) -> Path:
+        """The run folder, which is on the machine of the coordinator."""
+        ...
+
+    @property
+    def reuse(self) -> str | None:
+        """Name of the run whose replies are reused."""
         ...
 
     async def targets(
-        self, stack: AsyncExitStack, system: System, limiter: LimiterOf
+        self, stack: AsyncExitStack, system: System, limiter: LimiterOf, media: MediaStore
     ) -> list[tuple[TargetWorker, BudgetShare | None]]:
-        """Build what each target needs, with a rate limiter from `limiter`."""
+        """Build what each target needs, with a rate limiter from `limiter`, and media from `media`."""
         ...
 
 
@@ -109,6 +118,14 @@ class Hiring:
     """Of the worker, from 1."""
     incarnation: int
     """How often a worker of this number was started, from 1."""
+
+
+def _spool(hiring: Hiring) -> Spool | None:
+    """Open the worker's spool; None where the disk refuses: it is a second copy, and the worker goes on without."""
+    try:
+        return Spool(hiring.setup.folder / FOLDER / f"{hiring.number:04}-{hiring.incarnation:04}.jsonl")
+    except OSError:
+        return None
 
 
 class Leases:
@@ -157,9 +174,13 @@ class Leases:
 class LeasedRunner(Runner):
     """Runs leased conversations; what it decides on its own, it tells the coordinator."""
 
-    def __init__(self, *, outgoing: Outgoing, **options: Any) -> None:
-        super().__init__(past=self._past_of, **options)
+    def __init__(
+        self, *, outgoing: Outgoing, reused: tuple[str, ReusedReplies] | None, media: BroughtMedia, **options: Any
+    ) -> None:
+        super().__init__(past=self._past_of, reuse=reused, **options)
         self._outgoing = outgoing
+        self._reused = reused
+        self._media = media
         self._pasts: dict[int, Mapping[int, Any]] = {}
         self._told = 0
 
@@ -174,6 +195,7 @@ class LeasedRunner(Runner):
             if past:
                 self._pasts[number] = past
             try:
+                await self._media.bring(conversation.dialogue)
                 await super()._work(worker, iter((conversation,)))
             finally:
                 self._pasts.pop(number, None)
@@ -185,6 +207,13 @@ class LeasedRunner(Runner):
                 for open_lease in leases.drain():
                     self._outgoing.put(Ended(open_lease))
                 return
+
+    async def _reuse_reply(
+        self, worker: TargetWorker, state: ConversationState, number: int, key: str
+    ) -> TurnEnd | None:
+        if self._reused is not None and state.ended is None and state.step == 1:
+            await self._reused[1].look_up(key, state.conversation.repeat)
+        return await super()._reuse_reply(worker, state, number, key)
 
     async def _ask(
         self, worker: TargetWorker, state: ConversationState, number: int, key: str, settings: Settings
@@ -228,6 +257,7 @@ class Worker:
         self._system = system or System()
         self._outgoing = Outgoing()
         self._incoming = Incoming()
+        self._lookups = Lookups(self._outgoing)
         self._coordinator = CoordinatorClock(self._system.clock)
         self._stack = AsyncExitStack()
         self._limiters: dict[str, RemoteLimiter] = {}
@@ -245,11 +275,12 @@ class Worker:
         """
         hiring: Hiring = unpack(payload)
         setup = hiring.setup
-        spool = None
-        if setup.spool is not None:
-            spool = Spool(setup.spool / f"{hiring.number:04}-{hiring.incarnation:04}.jsonl")
-        self._journal = RemoteJournal(self._outgoing, self._system.clock, spool)
-        built = await setup.targets(self._stack, self._system, self._limiter)
+        folder = setup.folder
+        if not (folder / "run.json").exists():  # on another machine
+            folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="convbatch-worker-")))
+        media = MediaStore(folder, disk=self._system.disk)
+        self._journal = RemoteJournal(self._outgoing, self._system.clock, _spool(hiring))
+        built = await setup.targets(self._stack, self._system, self._limiter, media)
         workers: list[TargetWorker] = []
         for worker, share in built:
             if share is not None:
@@ -259,6 +290,8 @@ class Worker:
             self._leases[worker.target.name] = Leases()
         self._runner = LeasedRunner(
             outgoing=self._outgoing,
+            reused=None if setup.reuse is None else (setup.reuse, ReusedReplies(self._lookups)),
+            media=BroughtMedia(self._lookups, media),
             workers=workers,
             rules=setup.rules,
             journal=cast("Journal", self._journal),
@@ -327,6 +360,8 @@ class Worker:
         match message:
             case Granted() | Refused():
                 self._by_ticket.pop(message.ticket).answered(message)
+            case Found():
+                self._lookups.found(message)
             case Durable():
                 self._journal.durable(message.number)
             case Work():

@@ -70,6 +70,10 @@ class MediaStore:
         width, height = pixel_size(content) or (None, None)
         return MediaFile(path, None if found is None else found.mime_type, width, height)
 
+    def put(self, path: str, content: bytes) -> None:
+        """Write a content that another process read, under its name in the run folder; raises OSError."""
+        _write_durably(self._folder / path, content, self._disk)
+
     def has(self, path: str) -> bool:
         """Return whether a file of the run folder is there, without reading it."""
         return (self._folder / path).exists()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from convbatch.engine.worker import TargetWorker
     from convbatch.journal.index import Archive
     from convbatch.journal.manifest import Manifest
+    from convbatch.journal.media_store import MediaStore
     from convbatch.pricing import Money
     from convbatch.system import System
 
@@ -51,20 +52,19 @@ class ClusterSetup:
     places: Mapping[str, int]
     """Most requests of each target in flight at one worker."""
     tells_all: bool
-    spool: Path | None
+    reuse: str | None
 
     def __repr__(self) -> str:  # the values of variables are keys
         return f"ClusterSetup({self.folder})"
 
     async def targets(
-        self, stack: AsyncExitStack, system: System, limiter: LimiterOf
+        self, stack: AsyncExitStack, system: System, limiter: LimiterOf, media: MediaStore
     ) -> list[tuple[TargetWorker, BudgetShare | None]]:
         """Build what each target needs; targets of one quota owner share a limiter, as in `workers.build_workers`."""
         from convbatch.config.credentials import Credentials
         from convbatch.config.gateways import merge_limits
         from convbatch.engine.budget import Budget
         from convbatch.engine.turn_tokens import TokenEstimates
-        from convbatch.journal.media_store import MediaStore
         from convbatch.journal.run_folder import RunFolder
         from convbatch.session.session import budget_share
         from convbatch.session.workers import Parts, asked_by_quota_owner, http_transports, open_transports
@@ -78,7 +78,6 @@ class ClusterSetup:
             rules=self.rules,
             max_cost=self.max_cost,
         )
-        media = MediaStore(self.folder, disk=system.disk)
         parts = Parts(spec, system, None, None, credentials.redactor(), self.simulator_url, media)
         built: dict[str, TargetWorker] = {}
         for asked in asked_by_quota_owner(spec.targets).values():
@@ -104,7 +103,6 @@ def cluster_setup(
 ) -> ClusterSetup:
     """Return what the workers of a session are started with."""
     from convbatch.cluster.links import state_of
-    from convbatch.cluster.spool import FOLDER
     from convbatch.config.credentials import variables_of
 
     workers = tuple(workers)
@@ -129,7 +127,7 @@ def cluster_setup(
         states={worker.target.name: state_of(worker.limiter) for worker in workers},
         places={worker.target.name: -(-worker.places // size) for worker in workers},
         tells_all=spec.log.is_wanted,
-        spool=spec.folder.path.absolute() / FOLDER,
+        reuse=None if spec.reuse is None else spec.reuse.name,
     )
 
 

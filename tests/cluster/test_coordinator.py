@@ -35,7 +35,7 @@ def prepared(
     config = folder / "convbatch.toml"
     config.write_text(config_for(server.url))
     options = RunOptions(
-        datasets=(write_dataset(folder / "d.jsonl", dialogues, turns),),
+        datasets=(more.pop("dataset", None) or write_dataset(folder / "d.jsonl", dialogues, turns),),
         models=more.pop("models", ("sim-good@at-gemini",)),
         config=config,
         out=(folder / out,),
@@ -54,11 +54,13 @@ def resumed(folder: Path, out: str = "out") -> SessionSpec:
 Meanwhile = Callable[[ProcessCrew], Awaitable[None]]
 
 
-def run_on(spec: SessionSpec, workers: int, meanwhile: Meanwhile | None = None) -> SessionResult:
+def run_on(
+    spec: SessionSpec, workers: int, meanwhile: Meanwhile | None = None, *, elsewhere: Path | None = None
+) -> SessionResult:
     """Run a session on worker processes, and something else at the same time."""
 
     async def session() -> SessionResult:
-        crew = ProcessCrew(workers)
+        crew = ProcessCrew(workers, elsewhere=elsewhere)
         other = None if meanwhile is None else asyncio.create_task(meanwhile(crew))  # pyright: ignore[reportArgumentType]
         try:
             return await run_session_async(spec, crew=crew)

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,22 @@ class ProcessWorker:
 
 
 class ProcessCrew:
-    """Starts worker processes; `workers` are those started so far."""
+    """Starts worker processes; `workers` are those started so far.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        size: Number of workers.
+        elsewhere: A folder that workers have in place of the run folder, as on a machine with another disk.
+    """
+
+    def __init__(self, size: int, *, elsewhere: Path | None = None) -> None:
         self.size = size
         self.workers: list[ProcessWorker] = []
+        self._elsewhere = elsewhere
 
     async def hire(self, payload: bytes) -> ProcessWorker:
+        if self._elsewhere is not None:
+            hiring = pickle.loads(payload)
+            payload = pickle.dumps(replace(hiring, setup=replace(hiring.setup, folder=self._elsewhere)))
         folder = Path(tempfile.mkdtemp(prefix="crew-"))
         path = folder / "socket"
         command = [sys.executable, "-m", "tests.support.process_crew", str(path)]
