@@ -11,7 +11,7 @@ import pytest
 from convbatch._version import __version__
 from convbatch.cluster.ray_cluster import refuse_other_versions
 from convbatch.errors import SetupError
-from tests.conftest import Command, environment, write_dataset
+from tests.conftest import Command, config_for, environment, write_dataset
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,27 @@ def test_what_needs_one_process_is_refused(tmp_path: Path, convbatch: Command, g
     done = convbatch("run", write_dataset(tmp_path / "d.jsonl", 2, 1), *given)
     assert done.code == 2
     assert said in done.err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["-m", "sim-good@both"], "sim-good@both is a pool"),
+        (["-m", "sim-good@at-gemini", "--batch"], "--workers and batch jobs"),
+    ],
+)
+def test_targets_and_rules_that_need_one_process_are_refused(
+    tmp_path: Path, convbatch: Command, asked: list[str], said: str
+):
+    one = config_for("http://127.0.0.1:9", batches=True)
+    other = one.replace("at-gemini", "beside").replace("127.0.0.1", "localhost")
+    pool = '[pools.both]\ngateways = ["at-gemini", "beside"]\n'
+    (tmp_path / "convbatch.toml").write_text("\n".join((one, other, pool)))
+    done = convbatch("run", write_dataset(tmp_path / "d.jsonl", 2, 1), *asked, "--workers", "2")
+    assert done.code == 2
+    assert said in done.err
+    assert "leave --workers out" in done.err
     assert not (tmp_path / "results").exists()
 
 

@@ -59,3 +59,19 @@ def test_replies_in_spools_are_delivered_once(tmp_path: Path, simulator: Callabl
     assert statuses(turns)["ok"] == 36
     assert len(replies_of(tmp_path / "out")) == 36
     assert not path.parent.exists()
+
+
+def test_a_spool_that_comes_after_its_turns_were_asked_again_changes_nothing(
+    tmp_path: Path, simulator: Callable[[Provider], Server]
+):
+    server = simulator(Provider())
+    assert asyncio.run(run_session_async(prepared(tmp_path, server))).exit_code == 0
+    before = replies_of(tmp_path / "out")
+    path = tmp_path / "out" / "spool" / "0001-0001.jsonl"
+    spool = Spool(path)
+    for number, (outcome, turn) in enumerate(before, 1):
+        late = {**outcome, "attempt": outcome["attempt"] + 1}
+        spool.write(number, 0.0, [EncodedRecord.of(late), EncodedRecord.of(turn)])
+    assert asyncio.run(run_session_async(resumed(tmp_path))).exit_code == 0
+    assert replies_of(tmp_path / "out") == before
+    assert not path.parent.exists()
