@@ -1,7 +1,7 @@
 """Runs on Ray itself: processes killed, nodes removed, the command killed; nothing of a key or process is left.
 
-Each test starts a cluster, which takes some seconds, so these are slow proofs. The workers' laws are tested faster in
-`test_coordinator.py`.
+The quota is kept by the command (decision 030), so killing what keeps the quota is killing the command. Each test starts
+a cluster, which takes some seconds, so these are slow proofs. The workers' laws are tested faster in `test_coordinator.py`.
 """
 
 from __future__ import annotations
