@@ -166,7 +166,7 @@ def replace_rules(spec: SessionSpec, **rules: Any) -> SessionSpec:
 @pytest.mark.slow
 def test_four_workers_use_a_rate_and_never_more(tmp_path: Path, simulator: Simulators):
     provider = Provider(latency_s=0.2)
-    spec = prepared(tmp_path, simulator(provider), dialogues=1200, turns=1)
+    spec = prepared(tmp_path, simulator(provider), dialogues=900, turns=1)
     gateway = replace(spec.targets[0].gateway, limits=replace(spec.targets[0].gateway.limits, rpm=600))
     result = run_on(replace(spec, targets=(replace(spec.targets[0], gateway=gateway),)), 4)
     assert result.exit_code == 0

@@ -1,7 +1,8 @@
 """Runs on Ray itself: processes killed, nodes removed, the command killed; nothing of a key or process is left.
 
-The quota is kept by the command (decision 030), so killing what keeps the quota is killing the command. Each test starts
-a cluster, which takes some seconds, so these are slow proofs. The workers' laws are tested faster in `test_coordinator.py`.
+The quota is kept by the command (decision 030), so killing what keeps the quota is killing the command. Each test
+starts a cluster, which takes some seconds, so these are slow proofs; `CLUSTER_KILLS=7` lengthens them (a worker is
+started ten times at most). The workers' laws are tested faster in `test_coordinator.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tests.support.ledger_laws import check_bills, check_histories, same_rows, s
 pytestmark = pytest.mark.slow
 
 Simulators = Callable[[Provider], Server]
-KILLS = 3
+KILLS = int(os.environ.get("CLUSTER_KILLS", "3"))
 DIALOGUES, TURNS = 60, 4
 ROWS = DIALOGUES * TURNS
 _ROOT = Path(__file__).parents[2]
@@ -139,7 +140,7 @@ def is_loopback(address: str) -> bool:
 
 def test_killed_workers_are_replaced(tmp_path: Path, simulator: Simulators, start: Start):
     provider = Provider(latency_s=0.3)
-    process = start(*prepare(tmp_path, simulator(provider), dialogues=3 * DIALOGUES), "--workers", "2")
+    process = start(*prepare(tmp_path, simulator(provider), dialogues=KILLS * DIALOGUES), "--workers", "2")
     wait_until(lambda: provider.ledger.billed > 20, seconds=240)
     killed: set[int] = set()
     for _ in range(KILLS):
@@ -152,7 +153,7 @@ def test_killed_workers_are_replaced(tmp_path: Path, simulator: Simulators, star
             lambda billed=billed: provider.ledger.billed > billed + 20 or process.poll() is not None, seconds=120
         )
     assert process.wait(240) == 0
-    check(tmp_path, provider, rows=3 * ROWS)
+    check(tmp_path, provider, rows=KILLS * ROWS)
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_removed_nodes_cost_no_reply(
     address, tell = nodes
     provider = Provider(latency_s=0.3)
     process = start(
-        *prepare(tmp_path, simulator(provider), dialogues=3 * DIALOGUES), "--workers", "2", "--on", "ray",
+        *prepare(tmp_path, simulator(provider), dialogues=KILLS * DIALOGUES), "--workers", "2", "--on", "ray",
         RAY_ADDRESS=address, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
     )  # fmt: skip
     wait_until(lambda: provider.ledger.billed > 20, seconds=240)
@@ -199,14 +200,14 @@ def test_removed_nodes_cost_no_reply(
             lambda billed=billed: provider.ledger.billed > billed + 20 or process.poll() is not None, seconds=120
         )
     assert process.wait(240) == 0
-    check(tmp_path, provider, rows=3 * ROWS)
+    check(tmp_path, provider, rows=KILLS * ROWS)
 
 
 def test_a_killed_command_is_resumed_with_nothing_lost(
     tmp_path: Path, simulator: Simulators, start: Start, command: Command
 ):
     provider = Provider(latency_s=0.2)
-    arguments = prepare(tmp_path, simulator(provider))
+    arguments = prepare(tmp_path, simulator(provider), dialogues=KILLS * DIALOGUES)
     left: list[int] = []
     for kill in range(KILLS):
         begin = arguments if kill == 0 else ["resume", tmp_path / "out", "--no-progress"]
@@ -221,7 +222,7 @@ def test_a_killed_command_is_resumed_with_nothing_lost(
         left += parts
     resumed = command("resume", tmp_path / "out", "--no-progress")
     assert resumed.code == 0, resumed.err
-    check(tmp_path, provider)
+    check(tmp_path, provider, rows=KILLS * ROWS)
     assert not (tmp_path / "out" / "spool").exists()
     wait_until(lambda: not any(map(is_there, left)), seconds=90)  # two of Ray's own look for their parent for a minute
 
