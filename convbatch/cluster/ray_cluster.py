@@ -1,8 +1,8 @@
 """Workers as actors of Ray: on a private cluster of this machine, or on one that is there.
 
-Only this module knows Ray. A private cluster listens on loopback alone, and ends with the process that started it. Keys
-go to a worker in the argument of one call: Ray keeps small arguments in memory, writes them to no log, and shows them
-nowhere.
+Only this module knows Ray. A private cluster listens on loopback alone, with a token of its own, and ends with the
+process that started it. Keys go to a worker in the argument of one call: Ray keeps small arguments in memory, writes
+them to no log, and shows them nowhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib.util
 import os
 import platform
 import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -139,8 +140,10 @@ class RayCrew:
         """
         require_ray()
         os.environ.update(_ALWAYS)
-        if self._address is None:
-            os.environ[_LOOPBACK] = "0"  # before the first import of ray
+        if self._address is None:  # before the first import of ray
+            os.environ[_LOOPBACK] = "0"
+            # Loopback is open to all users of the machine, and who can talk to Ray can execute code.
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         await asyncio.to_thread(self._connect)
         try:
             await self._check_versions()

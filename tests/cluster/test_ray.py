@@ -20,7 +20,7 @@ import pytest
 import convbatch as cb
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
-from tests.conftest import Command, Start, config_for, wait_until, write_dataset
+from tests.conftest import Command, Start, config_for, environment, wait_until, write_dataset
 from tests.support.canary import find_key
 from tests.support.ledger_laws import check_bills, check_histories, same_rows, statuses
 
@@ -136,6 +136,34 @@ def listeners(pids: list[int]) -> set[str]:
 
 def is_loopback(address: str) -> bool:
     return address in ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
+
+
+def test_nobody_without_the_token_of_a_private_cluster_connects_to_it(
+    tmp_path: Path, simulator: Simulators, start: Start
+):
+    provider = Provider(latency_s=600.0)
+    process = start(*prepare(tmp_path, simulator(provider), dialogues=2), "--workers", "1")
+    wait_until(lambda: len(provider.ledger.entries) > 0, seconds=240)
+    commands = [(Path(f"/proc/{pid}/cmdline").read_text().split("\0"), pid) for pid in below(process.pid)]
+    address, pid = next(
+        (one.partition("=")[2], pid) for parts, pid in commands for one in parts if one.startswith("--gcs-address=")
+    )
+    assert address.startswith("127.0.0.1:")
+    code = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print('connected')"
+    lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    plain = {name: value for name, value in environment().items() if not name.startswith("RAY_")}
+    own = plain | {name: value for name, _, value in (line.partition("=") for line in lines) if name.startswith("RAY_")}
+    other = {**own, "RAY_AUTH_TOKEN": "0" * 64}
+    done = [
+        subprocess.run([sys.executable, "-c", code, address], env=env, capture_output=True, text=True, check=False)
+        for env in (own, other)
+    ]
+    assert done[0].stdout == "connected\n", done[0].stderr
+    assert "ConnectionError" in done[1].stderr
+    assert not done[1].stdout
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
 
 
 def test_killed_workers_are_replaced(tmp_path: Path, simulator: Simulators, start: Start):
