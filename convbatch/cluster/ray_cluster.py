@@ -153,7 +153,10 @@ class RayCrew:
 
     def _connect(self) -> None:
         import ray
+        from ray._private import worker
 
+        # Ray prints what its nodes report on stdout, where tables go; a lost node is told by its lost workers.
+        worker._worker_logs_enabled = False  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
         common: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
         self._folder = _own_folder()
         try:

@@ -219,6 +219,7 @@ def test_removed_nodes_cost_no_reply(
         *prepare(tmp_path, simulator(provider), dialogues=KILLS * DIALOGUES), "--workers", "2", "--on", "ray",
         RAY_ADDRESS=address, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
     )  # fmt: skip
+    assert process.stdout is not None
     wait_until(lambda: provider.ledger.billed > 20, seconds=240)
     for _ in range(KILLS):
         tell("add")
@@ -228,6 +229,7 @@ def test_removed_nodes_cost_no_reply(
             lambda billed=billed: provider.ledger.billed > billed + 20 or process.poll() is not None, seconds=120
         )
     assert process.wait(240) == 0
+    assert b"aylet" not in process.stdout.read(), "what Ray's nodes report is not for the user"
     check(tmp_path, provider, rows=KILLS * ROWS)
 
 
