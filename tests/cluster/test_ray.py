@@ -161,8 +161,10 @@ def test_nobody_without_the_token_of_a_private_cluster_connects_to_it(
     assert done[0].stdout == "connected\n", done[0].stderr
     assert "ConnectionError" in done[1].stderr
     assert not done[1].stdout
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    assert any(b"stopping" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
 
 
