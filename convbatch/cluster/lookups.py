@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import Any
 
@@ -69,6 +70,7 @@ class BroughtMedia:
 
     async def _bring(self, path: str) -> None:
         content = await self._lookups.find(StoredMedia(path))
-        if content is not None:  # else the request says that it is lost, as in one process
-            self._store.put(path, content)
+        if content is not None:
+            with contextlib.suppress(OSError):  # a request for what is not here says so, as in one process
+                self._store.put(path, content)
         del self._bringing[path]
