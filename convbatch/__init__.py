@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convbatch._version import __version__ as __version__
     from convbatch.api import replay as replay
     from convbatch.api import run as run
+    from convbatch.api import stream_replay as stream_replay
     from convbatch.auditing.audit import audit as audit
     from convbatch.auditing.judge import Audit as Audit
     from convbatch.checks.values import CheckInput as CheckInput
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
     from convbatch.comparison.rank import rank as rank
     from convbatch.comparison.reply_diff import ReplyDiff as ReplyDiff
     from convbatch.comparison.reply_diff import diff as diff
-    from convbatch.config.gateways import Gateway as Gateway
-    from convbatch.config.gateways import Target as Target
+    from convbatch.config.in_code import Gateway as Gateway
+    from convbatch.config.in_code import Target as Target
     from convbatch.config.json_schema import json_schema as json_schema
+    from convbatch.dataset.collection import Dataset as Dataset
     from convbatch.dialogue import Dialogue as Dialogue
+    from convbatch.dialogue import Part as Part
     from convbatch.dialogue import Settings as Settings
     from convbatch.dialogue import Turn as Turn
+    from convbatch.dialogue import Variant as Variant
     from convbatch.errors import ConvbatchError as ConvbatchError
     from convbatch.errors import InputError as InputError
     from convbatch.errors import JournalDamaged as JournalDamaged
@@ -42,11 +46,14 @@ if TYPE_CHECKING:
     from convbatch.reporting.report import report as report
     from convbatch.results.run import Run as Run
     from convbatch.results.run import load as load
+    from convbatch.results.turn_results import TurnResult as TurnResult
+    from convbatch.turn_stream import TurnStream as TurnStream
 
 _HOME = {
     "__version__": "_version",
     "run": "api",
     "replay": "api",
+    "stream_replay": "api",
     "load": "results.run",
     "report": "reporting.report",
     "compare": "comparison.compare",
@@ -62,11 +69,16 @@ _HOME = {
     "Audit": "auditing.judge",
     "Run": "results.run",
     "CheckInput": "checks.values",
+    "TurnStream": "turn_stream",
+    "TurnResult": "results.turn_results",
+    "Dataset": "dataset.collection",
     "Dialogue": "dialogue",
     "Turn": "dialogue",
+    "Part": "dialogue",
     "Settings": "dialogue",
-    "Gateway": "config.gateways",
-    "Target": "config.gateways",
+    "Variant": "dialogue",
+    "Gateway": "config.in_code",
+    "Target": "config.in_code",
     "ConvbatchError": "errors",
     "InputError": "errors",
     "JournalDamaged": "errors",

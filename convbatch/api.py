@@ -1,4 +1,4 @@
-"""The Python API: `run` and `replay` accept the options of `convbatch run` and return the run.
+"""The Python API: `run`, `replay` and `stream_replay` accept the options of `convbatch run`.
 
 They execute the same code as the command; only printing is left out. Their parameters are those of `_run_options`.
 """
@@ -16,7 +16,9 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast, get_args, get_origin
 
-from convbatch.dialogue import Dialogue, HistoryMode
+from convbatch.config.in_code import ConfigInCode, Gateway, Target
+from convbatch.dataset.collection import Dataset
+from convbatch.dialogue import Dialogue, HistoryMode, Variant
 from convbatch.errors import ConvbatchError, JournalError, SetupError, did_you_mean, named_by_keyword, with_keywords
 from convbatch.results.cache import write_turns
 from convbatch.results.run import Run, load
@@ -26,12 +28,26 @@ from convbatch.session.options import OptionSpec, RunOptions, option_fields
 from convbatch.session.prepare import prepare_run
 from convbatch.session.session import run_session, run_session_async
 from convbatch.session.spec import SessionResult, SessionSpec
+from convbatch.turn_stream import TurnStream
 
 ParamsT = ParamSpec("ParamsT")
 ResultT = TypeVar("ResultT")
 
 Names: TypeAlias = str | Iterable[str] | None
 """One name or several."""
+
+
+Models: TypeAlias = str | Target | Iterable[str | Target] | None
+"""`model@gateway`, a model for every gateway of `gateways`, or a target built in code; one or several."""
+Gateways: TypeAlias = str | Gateway | Iterable[str | Gateway] | None
+Variants: TypeAlias = str | Variant | Iterable[str | Variant] | None
+
+
+class ArrowStream(Protocol):
+    """A frame of polars, a table of pyarrow, or another value that gives its columns as Arrow."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> object:
+        """Give the columns."""
 
 
 class DataFrame(Protocol):
@@ -47,17 +63,18 @@ class DataFrame(Protocol):
 
 
 _Row: TypeAlias = Mapping[str, Any] | Dialogue | Sequence[Mapping[str, Any]]
-Dataset: TypeAlias = str | Path | Iterable[str | Path] | Mapping[str, Any] | Dialogue | Iterable[_Row] | DataFrame
+_Files: TypeAlias = str | Path | Iterable[str | Path]
+Dialogues: TypeAlias = _Files | Dataset | Mapping[str, Any] | Dialogue | Iterable[_Row] | DataFrame | ArrowStream
 """Files of dialogues, or the dialogues themselves; an array of messages is a dialogue too."""
 
 
 def _run_options(
-    dataset: Dataset,
+    dataset: Dialogues,
     *,
-    models: Names = (),
-    gateways: Names = (),
-    variants: Names = (),
-    config: str | Path | None = None,
+    models: Models = (),
+    gateways: Gateways = (),
+    variants: Variants = (),
+    config: str | Path | Mapping[str, Any] | None = None,
     env_file: str | Path | None = None,
     ids: Names = (),
     tags: Names = (),
@@ -82,7 +99,7 @@ def _run_options(
     max_attempts: int | None = None,
     attempt_timeout_s: float | None = None,
     deadline_s: float | None = None,
-    judge: str | None = None,
+    judge: str | Target | None = None,
     judge_max_output_tokens: int | None = None,
     reuse: str | Path | Run | None = None,
     batch: bool = False,
@@ -101,17 +118,46 @@ def _run_options(
     values = dict(locals())
     if (
         isinstance(dataset, Iterable)
-        and not isinstance(dataset, str | bytes | Mapping)
+        and not isinstance(dataset, str | bytes | Mapping | Dataset)
         and not hasattr(dataset, "columns")
+        and not hasattr(dataset, "__arrow_c_stream__")
     ):
         dataset = list(cast("Iterable[Any]", dataset))
-    in_memory = in_memory_dataset(dataset)
+    in_memory = dataset.source() if isinstance(dataset, Dataset) else in_memory_dataset(dataset)
+    in_code = _named(values)
     options = {field.name: _value(field, values[field.name]) for field, _ in _FIELDS if field.name in values}
     files = () if in_memory is not None else tuple(map(Path, _items(dataset)))
-    given = RunOptions(datasets=files, in_memory=in_memory, **options)
+    given = RunOptions(datasets=files, in_memory=in_memory, in_code=in_code, **options)
     if given.reports:
         raise SetupError(f"--out names a file, {given.reports[0]}", hint="in Python it is the run folder")
     return given
+
+
+def _named(values: dict[str, Any]) -> ConfigInCode | None:
+    """Replace what was built in code by its name; return it, or None without any."""
+    gateways: list[Gateway] = []
+    variants: list[Variant] = []
+
+    def name(value: Any) -> Any:
+        if isinstance(value, Target):
+            for part in (value.gateway, value.variant):
+                name(part)
+        elif isinstance(value, Gateway):
+            gateways.append(value)
+        elif isinstance(value, Variant):
+            variants.append(value)
+        return value.name if isinstance(value, Target | Gateway | Variant) else value
+
+    for field in ("models", "gateways", "variants", "judge"):
+        value = values[field]
+        is_several = isinstance(value, Iterable) and not isinstance(value, str)
+        values[field] = [name(one) for one in cast("Iterable[Any]", value)] if is_several else name(value)
+    document: Mapping[str, Any] | None = None
+    if isinstance(values["config"], Mapping):
+        document, values["config"] = cast("Mapping[str, Any]", values["config"]), None
+    if not gateways and not variants and document is None:
+        return None
+    return ConfigInCode(document=document, gateways=tuple(gateways), variants=tuple(variants))
 
 
 _FIELDS: Sequence[tuple[Field[Any], OptionSpec]] = [
@@ -148,7 +194,7 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _takes(
-    parameters: Callable[ParamsT, RunOptions],
+    parameters: Callable[ParamsT, RunOptions], returns: str = "Run"
 ) -> Callable[[Callable[[RunOptions], ResultT]], Callable[ParamsT, ResultT]]:
     """Return a decorator that gives a function of options the parameters of another, for type checkers and `help`.
 
@@ -173,8 +219,8 @@ def _takes(
                 return await cast("Coroutine[Any, Any, Any]", body(read(*args, **kwargs)))
 
         decorated: Any = functools.wraps(body)(call_async if inspect.iscoroutinefunction(body) else call)
-        decorated.__annotations__ = {**parameters.__annotations__, "return": "Run"}
-        decorated.__signature__ = signature.replace(return_annotation="Run")
+        decorated.__annotations__ = {**parameters.__annotations__, "return": returns}
+        decorated.__signature__ = signature.replace(return_annotation=returns)
         decorated.__doc__ = body.__doc__ and body.__doc__.replace("        ...\n", _described(signature))
         return cast("Callable[ParamsT, ResultT]", decorated)
 
@@ -182,6 +228,11 @@ def _takes(
 
 
 _OTHER_HELPS = {
+    "models": "`model@gateway`, a model for every gateway, or a `Target`; one or several, also mixed.",
+    "gateways": "A gateway for every model that names none: a name, or a `Gateway`; one or several.",
+    "variants": "Wordings that every target is asked: names, or `Variant`s; `none` = as written.",
+    "config": "Configuration file, or its content as a dictionary; default: convbatch.toml here.",
+    "judge": "Model that judges llm_rubric checks: `model@gateway`, or a `Target`.",
     "out": "Run folder, absent or empty; default results/<time>-<name>.",
     "max_cost": 'Cost cap of the whole run, e.g. "5USD".',
     "attempt_timeout_s": "Seconds from sending to the last byte; default 600.",
@@ -203,8 +254,8 @@ def run(options: RunOptions) -> Run:  # noqa: D417  # callers see the parameters
     """Replay a dataset and wait until it is done.
 
     Args:
-        dataset: Files of dialogues, or the dialogues: a list of dictionaries in any format that a file may have,
-            or a pandas frame with one row a turn (columns as in a CSV file) or one row a dialogue.
+        dataset: Files of dialogues, or the dialogues: a `Dataset`, a list of dictionaries in any format that a file may
+            have, or a frame of pandas, polars or Arrow with one row a turn (columns as in a CSV file) or a dialogue.
         ...
         progress: Show status lines and notes on stderr. `Run.suspended` has the suspended targets in any case.
 
@@ -225,7 +276,10 @@ def run(options: RunOptions) -> Run:  # noqa: D417  # callers see the parameters
     else:
         raise RuntimeError("an event loop is running (a notebook?): use `await convbatch.replay(...)`")
     in_main = threading.current_thread() is threading.main_thread()
-    spec = prepare_run(options, handle_signals=in_main, notes=options.progress)
+    return _play(prepare_run(options, handle_signals=in_main, notes=options.progress))
+
+
+def _play(spec: SessionSpec) -> Run:
     result = run_session(spec)
     try:
         judge_spec = prepare_judging_after(spec, result)
@@ -233,6 +287,40 @@ def run(options: RunOptions) -> Run:  # noqa: D417  # callers see the parameters
     except ConvbatchError as error:
         judged = judge_not_asked(error)
     return _load_finished(spec, result, judged)
+
+
+@_takes(_run_options, "TurnStream")
+def stream_replay(options: RunOptions) -> TurnStream:  # noqa: D417  # as `run`
+    """Do the same as `run`, and give each turn as soon as it is durable, in the order in which they end.
+
+        async for turn in convbatch.stream_replay(dataset, models=["sim-good@simulator"]):
+            print(turn.dialogue, turn.turn, turn.reply)
+
+    The run starts when the first turn is asked for, in a thread of its own, and never waits for the loop: turns that are
+    not read yet lie in the run folder. Leaving the loop early (`break`, an error, a cancelled task) is the first Ctrl-C:
+    nothing more is sent, what is in flight is finished and stored, and `convbatch resume` continues the run. To wait for
+    that, use `async with convbatch.stream_replay(...) as stream:`, or `await stream.aclose()`.
+
+    Verdicts of a judge come after the last turn: `stream.run` has them.
+
+    Args:
+        dataset: As in `run`: files of dialogues, or the dialogues.
+        ...
+        progress: Show status lines and notes on stderr.
+
+    Returns:
+        A `TurnStream`, an asynchronous iterable of `TurnResult`; `stream.run` is the run.
+
+    Raises:
+        ConvbatchError: In the loop: before the first turn as in `run`; or after the last one, if the journal could not
+            be written.
+    """
+    return TurnStream(lambda: _prepare_stream(options), _play)
+
+
+def _prepare_stream(options: RunOptions) -> SessionSpec:
+    with named_by_keyword(_KEYWORDS):
+        return prepare_run(options, handle_signals=False, notes=options.progress)
 
 
 @_takes(_run_options)

@@ -12,7 +12,7 @@ import functools
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -80,6 +80,26 @@ def read_config(text: str, path: Path) -> Config:
     if reader.problems:
         raise InputError.of(sorted(reader.problems, key=lambda problem: (problem.place and problem.place.line) or 0))
     return config
+
+
+def read_mapping(
+    document: Mapping[str, Any], place: Callable[[KeyPath], Place], *, known: Config | None = None
+) -> Config:
+    """Check a config that is given as a mapping with the keys of a config file; relative paths start here.
+
+    Args:
+        document: The mapping, in the types that a TOML file has.
+        place: Returns the place of a key, for messages.
+        known: What it is merged over; default: the presets.
+
+    Raises:
+        InputError: It is invalid; contains all problems.
+    """
+    reader = _Reader("", Path(CONFIG_NAME), document=document, place=place)
+    config = reader.config(load_shipped_config() if known is None else known)
+    if reader.problems:
+        raise InputError.of(reader.problems)
+    return dataclasses.replace(config, path=None)
 
 
 def presets() -> Mapping[str, GatewayTable]:
@@ -153,8 +173,19 @@ def _text_of(path: Path) -> str:
 class _Reader:
     """Reads one file and collects its problems."""
 
-    def __init__(self, text: str, path: Path, *, is_preset: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        path: Path,
+        *,
+        is_preset: bool = False,
+        document: Mapping[str, Any] | None = None,
+        place: Callable[[KeyPath], Place] | None = None,
+    ) -> None:
+        """`document` takes the place of the text, and `place` that of its lines."""
         self.problems: list[Problem] = []
+        self._given = document
+        self._place_of = place
         self._path = path
         self._is_preset = is_preset
         self._text = text
@@ -196,7 +227,9 @@ class _Reader:
             return None
         return self._path.parent / expand_home(given)
 
-    def _document(self) -> dict[str, Any]:
+    def _document(self) -> Mapping[str, Any]:
+        if self._given is not None:
+            return self._given
         try:
             return tomllib.loads(self._text)
         except tomllib.TOMLDecodeError as error:
@@ -534,6 +567,8 @@ class _Reader:
         self.problems.append(Problem(what=invalid.what, place=place, found=invalid.found, hint=invalid.hint))
 
     def _place(self, path: KeyPath, *, containing: str | None = None) -> Place:
+        if self._place_of is not None:
+            return self._place_of(path)
         return Place(path=str(self._path), line=self._lines.of(path, containing=containing))
 
 

@@ -18,7 +18,7 @@ from convbatch.dataset.csv_dialogues import turn_rows_to_dialogues
 from convbatch.dataset.formats.registry import detect
 from convbatch.dataset.jsonl import JsonLine, excerpt, parse_line
 from convbatch.dialogue import Dialogue
-from convbatch.errors import Issue, SetupError
+from convbatch.errors import Issue, Place, SetupError
 
 NAME = "dataset"
 """Name of the parameter of `convbatch.run`; dialogues without an id are `dataset:0`, `dataset:1` …"""
@@ -35,6 +35,10 @@ class InMemoryDataset:
     """What is indexed in messages: `dataset[12]`, or `dataset.iloc[12]` for a frame."""
     name: str = NAME
     """What a run folder is named after."""
+    places: tuple[Place, ...] = ()
+    """Where each dialogue comes from, if it is known; else its index."""
+    folders: tuple[Path, ...] = ()
+    """What the paths of each dialogue's media are relative to; else the working directory."""
 
     @property
     def label(self) -> str:
@@ -92,6 +96,8 @@ def in_memory_dataset(value: Any) -> InMemoryDataset | None:
         raise _not_a_dataset(value)
     if hasattr(value, "iloc") and hasattr(value, "columns"):
         return _of_frame(value)
+    if hasattr(value, "__arrow_c_stream__"):
+        return _of_arrow(value)
     if isinstance(value, Mapping | Dialogue):
         return InMemoryDataset(lines=(_to_line(value),))
     if not isinstance(value, Sequence):
@@ -116,17 +122,41 @@ def _not_a_dataset(value: Any) -> SetupError:
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return SetupError(
         f"dataset= does not take a value of the type {module}{kind.__qualname__}",
-        hint="a path, several paths, a list of dictionaries, or a pandas DataFrame"
-        + (" (dataset.to_dicts() makes the list)" if hasattr(value, "to_dicts") else ""),
+        hint="a path, several paths, a Dataset, a list of dictionaries, or a frame of pandas, polars or Arrow",
     )
 
 
 def _of_frame(frame: Any) -> InMemoryDataset:
-    """Return the rows of a frame: each a dialogue if its columns have a known format, else a turn."""
+    """Return the rows of a pandas frame."""
     columns = [str(name) for name in frame.columns]
+    _refuse_twice(columns)
+    rows = [{str(name): cell for name, cell in row.items()} for row in frame.to_dict("records")]
+    return _of_rows(rows, f"{NAME}.iloc")
+
+
+def _of_arrow(frame: Any) -> InMemoryDataset:
+    """Return the rows of a frame of polars, or another that gives its columns as Arrow streams."""
+    import pyarrow as pa
+
+    table = pa.table(frame)
+    _refuse_twice(table.column_names)
+    return _of_rows([_without_nulls(row) for row in table.to_pylist()], NAME)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a row without the fields that are null: every struct of a column has all fields of its type."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _refuse_twice(columns: Sequence[str]) -> None:
     if (twice := next((name for name in columns if columns.count(name) > 1), None)) is not None:
         raise SetupError(f"dataset= has two columns named {twice!r}", hint="each column has a name of its own")
-    rows = [{str(name): cell for name, cell in row.items()} for row in frame.to_dict("records")]
+
+
+def _of_rows(rows: Sequence[Mapping[str, Any]], expression: str) -> InMemoryDataset:
+    """Return the rows of a frame: each a dialogue if its columns have a known format, else a turn."""
     records = [
         {name: _cell_text(cell) if name == "id" else cell for name, cell in row.items() if not _is_missing(cell)}
         for row in rows
@@ -135,7 +165,7 @@ def _of_frame(frame: Any) -> InMemoryDataset:
     if is_turn_rows:
         records = [{name: _cell_text(cell) for name, cell in row.items()} for row in rows]
     lines = tuple(map(_to_line, records))
-    return InMemoryDataset(lines=lines, is_turn_rows=is_turn_rows, expression=f"{NAME}.iloc")
+    return InMemoryDataset(lines=lines, is_turn_rows=is_turn_rows, expression=expression)
 
 
 def _is_missing(cell: Any) -> bool:

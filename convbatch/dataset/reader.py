@@ -180,9 +180,8 @@ class Reader:
         imported.plain["id"] = named
         dialogue = Dialogue.from_plain(imported.plain)
         file.unsent.look(imported, dialogue, file.position(line))
-        return media_issues(dialogue, file.folder) or Located(
-            place=file.place(line), dialogue=dialogue, folder=file.folder
-        )
+        folder = file.folder_of(line)
+        return media_issues(dialogue, folder) or Located(place=file.place(line), dialogue=dialogue, folder=folder)
 
     def _report(self, done: int) -> None:
         if self._on_progress is not None:
@@ -237,6 +236,8 @@ class _FileFormat:
         self.shown = source.label if in_memory else str(source)
         self.folder = Path() if in_memory else source.parent
         self._expression = source.expression if in_memory else None
+        self._places = source.places if in_memory else ()
+        self._folders = source.folders if in_memory else ()
         self._form: DatasetFormat | None = only
         self._forced = only
         self._first: int | None = None
@@ -273,10 +274,16 @@ class _FileFormat:
 
     def place(self, line: JsonLine, field: str | None = None) -> Place:
         """Return the place of a line."""
+        if self._places and line.number is not None:
+            return dataclasses.replace(self._places[line.number], field=field)
         if self._expression is None:
             return Place(path=self.shown, line=line.number, field=field)
         path = self.shown if line.number is None else self._expression
         return Place(path=path, index=line.number, field=field)
+
+    def folder_of(self, line: JsonLine) -> Path:
+        """Return the folder that the media of a line are in."""
+        return self._folders[line.number] if self._folders and line.number is not None else self.folder
 
     def position(self, line: JsonLine) -> str:
         """Return the line for a note that names the file."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -78,22 +78,8 @@ def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False, 
         SetupError: `dst` exists or cannot be written.
     """
     with new_dataset(dst) as out:
-        dice = random.Random(seed)  # a sample, not a secret
-        members: dict[tuple[str, ...], list[int]] = {}
-        lengths: list[int] = []
-        for number, item in enumerate(_dialogues(src)):
-            members.setdefault(tags_of(item.dialogue) if by_tag else (), []).append(number)
-            lengths.append(length_of(item.dialogue) if by_length else 0)
-        if size < len(members):  # else the first strata of the file would win every tie
-            members = dict(dice.sample(list(members.items()), len(members)))
-        totals = [len(numbers) for numbers in members.values()]
-        drawn = allocate(totals, size)
-        kept: set[int] = set()
-        for numbers, count in zip(members.values(), drawn, strict=True):
-            if by_length:
-                kept.update(_every_nth(sorted(numbers, key=lengths.__getitem__), count, dice))
-            else:
-                kept.update(dice.sample(numbers, count))
+        read = (item.dialogue for item in _dialogues(src))
+        kept, strata = draw(read, size=size, seed=seed, by_tag=by_tag, by_length=by_length)
         problems = Problems()
         for number, item in enumerate(_dialogues(src)):
             if number in kept:
@@ -101,8 +87,39 @@ def sample(src: Path, dst: Path, *, size: int, seed: int, by_tag: bool = False, 
                 problems.extend(item.problem(dataclasses.replace(issue, hint=MOVED)) for issue in moved)
                 out.write(encode_json_line(item.dialogue.to_plain()))
         problems.raise_any()
-    strata = [Stratum(tags, *counts) for tags, *counts in zip(members, totals, drawn, strict=True)] if by_tag else []
-    return Sample(sum(drawn), sum(totals), size, sorted(strata, key=lambda stratum: -stratum.total))
+    drawn, total = (sum(getattr(stratum, of) for stratum in strata) for of in ("drawn", "total"))
+    return Sample(drawn, total, size, sorted(strata, key=lambda stratum: -stratum.total) if by_tag else [])
+
+
+def draw(
+    dialogues: Iterable[Dialogue], *, size: int, seed: int, by_tag: bool = False, by_length: bool = False
+) -> tuple[set[int], list[Stratum]]:
+    """Draw a sample: return the positions of its dialogues, from 0, and the strata.
+
+    Args:
+        dialogues: All dialogues, read once.
+        size: As in `sample`.
+        seed: As in `sample`.
+        by_tag: As in `sample`; otherwise there is one stratum.
+        by_length: As in `sample`.
+    """
+    dice = random.Random(seed)  # a sample, not a secret
+    members: dict[tuple[str, ...], list[int]] = {}
+    lengths: list[int] = []
+    for number, dialogue in enumerate(dialogues):
+        members.setdefault(tags_of(dialogue) if by_tag else (), []).append(number)
+        lengths.append(length_of(dialogue) if by_length else 0)
+    if size < len(members):  # else the first strata of the file would win every tie
+        members = dict(dice.sample(list(members.items()), len(members)))
+    totals = [len(numbers) for numbers in members.values()]
+    drawn = allocate(totals, size)
+    kept: set[int] = set()
+    for numbers, count in zip(members.values(), drawn, strict=True):
+        if by_length:
+            kept.update(_every_nth(sorted(numbers, key=lengths.__getitem__), count, dice))
+        else:
+            kept.update(dice.sample(numbers, count))
+    return kept, [Stratum(tags, *counts) for tags, *counts in zip(members, totals, drawn, strict=True)]
 
 
 def tags_of(dialogue: Dialogue) -> tuple[str, ...]:

@@ -92,6 +92,30 @@ def read_rows(path: Path, names: Sequence[str], *, only: tuple[str, int] | None 
             yield from rows if only is None else (row[:-1] for row in rows if row[-1] == only[1])
 
 
+def read_batches(path: Path, columns: Sequence[Column]) -> Arrow:
+    """Return a `pyarrow.RecordBatchReader` of a table file, with one row group in memory at a time."""
+    import pyarrow as pa
+
+    def batches() -> Iterator[Arrow]:
+        import pyarrow.parquet as pq
+
+        with _open_table(path) as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                yield batch.cast(bare)
+
+    bare = schema(columns).remove_metadata()
+    return pa.RecordBatchReader.from_batches(bare, batches())
+
+
+def batch_reader(rows: Rows) -> Arrow:
+    """Return a `pyarrow.RecordBatchReader` of rows, with one batch in memory at a time."""
+    import pyarrow as pa
+
+    bare = schema(rows.columns).remove_metadata()
+    batches = (batch for table in rows.batches() for batch in table.cast(bare).to_batches())
+    return pa.RecordBatchReader.from_batches(bare, batches)
+
+
 def count_values(path: Path, name: str) -> Counter[str | None]:
     """Count the values of a column of texts, with one row group in memory at a time."""
     import pyarrow.parquet as pq

@@ -20,7 +20,7 @@ import orjson
 from convbatch.console.html import html_table
 from convbatch.console.tables import NONE, number_text
 from convbatch.dataset.reader import count_of
-from convbatch.errors import ConvbatchError
+from convbatch.errors import ConvbatchError, SetupError, did_you_mean
 from convbatch.journal.index import Archive
 from convbatch.journal.manifest import ManifestTarget
 from convbatch.journal.run_folder import RunFolder, find_run
@@ -43,9 +43,10 @@ from convbatch.results.columns import (
     Row,
     row_builder,
 )
-from convbatch.results.parquet import Rows, read_frame, read_rows, read_stamp
+from convbatch.results.parquet import Rows, batch_reader, read_batches, read_frame, read_rows, read_stamp
 from convbatch.results.rows import ConversationTurns, attempts
 from convbatch.results.summary import TargetSummary, summarise
+from convbatch.results.turn_results import NAMES, TurnResult
 from convbatch.served_model import Aliases
 
 if TYPE_CHECKING:
@@ -155,6 +156,46 @@ class Run:
     def attempts(self) -> pd.DataFrame:
         """One row per HTTP attempt, in the order of `turns`; columns: `ATTEMPTS`."""
         return self.attempt_rows().frame()
+
+    def results(self) -> Iterator[TurnResult]:
+        """Yield the rows of `turns` as typed values, with one batch in memory at a time.
+
+        >>> for turn in run.results():
+        ...     print(turn.dialogue, turn.turn, turn.status, turn.reply)
+        capital 1 ok Paris.
+        capital 2 ok About two million.
+        """
+        return map(TurnResult.from_row, read_rows(self.turns_path, NAMES))
+
+    def arrow(self, table: str = "turns") -> Any:
+        """Return a table as a `pyarrow.RecordBatchReader`, with one batch in memory at a time; nulls stay nulls.
+
+        >>> run.arrow("attempts").read_all().column("http_status").to_pylist()
+        [200, 200]
+
+        Args:
+            table: `turns`, `verdicts`, `conversations` or `attempts`; docs/tables.md has their columns.
+
+        Raises:
+            SetupError: Unknown table.
+        """
+        if table == "turns":
+            return read_batches(self.turns_path, TURNS)
+        if table == "verdicts":
+            return read_batches(self.verdicts_path, VERDICTS)
+        if table == "conversations":
+            return batch_reader(self.conversation_rows())
+        if table == "attempts":
+            return batch_reader(self.attempt_rows())
+        tables = ("turns", "verdicts", "conversations", "attempts")
+        raise SetupError(f"a run has no table {table!r}", hint=did_you_mean(table, tables))
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Give `turns` to whatever reads Arrow streams: `polars.DataFrame(run)`, `pyarrow.table(run)`, DuckDB.
+
+        Source: https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html
+        """
+        return self.arrow().__arrow_c_stream__(requested_schema)
 
     def wide(self, value: str = "reply") -> pd.DataFrame:
         """Put the targets side by side: one row per (dialogue, repeat, turn), one column per target.

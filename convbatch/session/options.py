@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin
 from convbatch.errors import SetupError
 
 if TYPE_CHECKING:
+    from convbatch.config.in_code import ConfigInCode
     from convbatch.dataset.in_memory import InMemoryDataset
 
 OptionsT = TypeVar("OptionsT")
@@ -405,6 +406,8 @@ class RunOptions(
     """`NAME=value` of the environment variables that set an option; printed in the plan."""
     in_memory: "InMemoryDataset | None" = None
     """Dialogues given in Python, in place of `datasets`."""
+    in_code: "ConfigInCode | None" = None
+    """Gateways, variants and a configuration given in Python."""
     batch: bool = option(
         "--batch",
         default=False,

@@ -191,7 +191,7 @@ def _check_options(options: RunOptions) -> _CheckedOptions:
 
     refuse_numbers(options)
     check_run_name(options.name, options.note)
-    config = _load_config(options.config)
+    config = _load_config(options.config) if options.in_code is None else options.in_code.load(options.config)
     overrides = Overrides(
         rpm=options.rpm,
         tpm=options.tpm,

@@ -152,6 +152,8 @@ class Progress:
         """Gets every turn, if there is one."""
         self.on_status: Callable[[RunStatus], str | None] | None = None
         """Gets every status; what it returns is printed."""
+        self.on_turn: Callable[[], None] | None = None
+        """Called after each row that became durable."""
         self.shows_log = False
         """Whether the log is printed for the user, notes included."""
         self._block = StatusBlock(self._stream) if enabled and can_repaint(self._stream) else None
@@ -166,6 +168,8 @@ class Progress:
         of_target = self._of(target)
         of_target.counts[status] += 1
         of_target.new_rows += not before
+        if self.on_turn is not None:
+            self.on_turn()
 
     def sending(self, call: Call) -> None:
         """Log a request that is sent next."""

@@ -123,6 +123,8 @@ async def run_session_async(
         else:
             runner = await _start_coordinator(spec, past, crew, simulator_url, parts)
         begun = system.clock.monotonic()
+        if spec.on_start is not None:
+            spec.on_start(runner)
         async with stop_on_signals(runner, progress) if spec.handle_signals else nullcontext():
             plans = {worker.target.name: work.plan(spec, worker.target, past) for worker in workers}
             with _refreshing(progress, runner, budget) if progress.wants_status else nullcontext():
@@ -191,6 +193,7 @@ def _open_progress(spec: SessionSpec, stack: AsyncExitStack, system: System, row
         clock=system.clock.monotonic,
     )
     progress.on_status = spec.on_status
+    progress.on_turn = spec.on_turn if spec.work.role == "model" else None
     if spec.follow:
         progress.follower = Follower(sys.stdout, targets=len(spec.targets))
     stack.callback(progress.close)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from convbatch.dialogue import Dialogue
     from convbatch.engine.conversation import Past
     from convbatch.engine.plan import Conversation
-    from convbatch.engine.runner import RunRules
+    from convbatch.engine.runner import Runner, RunRules
     from convbatch.errors import ConvbatchError
     from convbatch.exit_codes import ExitCode
     from convbatch.journal.index import Archive
@@ -167,6 +167,10 @@ class SessionSpec:
     """None = this process alone."""
     on_status: Callable[[RunStatus], str | None] | None = None
     """Gets the status of the run several times a second; returns a note to print. It must not wait or raise."""
+    on_start: Callable[[Runner], None] | None = None
+    """Gets what stops the session, before its first request; called on the session's event loop."""
+    on_turn: Callable[[], None] | None = None
+    """Called on the event loop of the session after each turn that became durable; it must not wait or raise."""
     options: RunOptions | ResumeOptions | None = None
     """What `run` or `resume` was given, for the next command."""
     made_here: bool = True
