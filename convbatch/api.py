@@ -123,6 +123,8 @@ def _run_options(
         and not hasattr(dataset, "__arrow_c_stream__")
     ):
         dataset = list(cast("Iterable[Any]", dataset))
+    if hasattr(dataset, "__arrow_c_stream__") and not hasattr(dataset, "iloc"):
+        dataset = Dataset(dataset)
     in_memory = dataset.source() if isinstance(dataset, Dataset) else in_memory_dataset(dataset)
     in_code = _named(values)
     options = {field.name: _value(field, values[field.name]) for field, _ in _FIELDS if field.name in values}
@@ -155,6 +157,12 @@ def _named(values: dict[str, Any]) -> ConfigInCode | None:
     document: Mapping[str, Any] | None = None
     if isinstance(values["config"], Mapping):
         document, values["config"] = cast("Mapping[str, Any]", values["config"]), None
+        table = document.get("run")
+        if not values["models"] and not values["gateways"] and not (isinstance(table, Mapping) and "models" in table):
+            raise SetupError(
+                "config= has no models to ask, and there is no --model",
+                hint='models="MODEL@GATEWAY", or config={"run": {"models": ["MODEL@GATEWAY"]}, ...}',
+            )
     if not gateways and not variants and document is None:
         return None
     return ConfigInCode(document=document, gateways=tuple(gateways), variants=tuple(variants))
@@ -296,10 +304,10 @@ def stream_replay(options: RunOptions) -> TurnStream:  # noqa: D417  # as `run`
         async for turn in convbatch.stream_replay(dataset, models=["sim-good@simulator"]):
             print(turn.dialogue, turn.turn, turn.reply)
 
-    The run starts when the first turn is asked for, in a thread of its own, and never waits for the loop: turns that are
-    not read yet lie in the run folder. Leaving the loop early (`break`, an error, a cancelled task) is the first Ctrl-C:
-    nothing more is sent, what is in flight is finished and stored, and `convbatch resume` continues the run. To wait for
-    that, use `async with convbatch.stream_replay(...) as stream:`, or `await stream.aclose()`.
+    The run starts when the first turn is asked for, in a thread of its own, and never waits for the loop: turns that
+    are not read yet lie in the run folder. Leaving the loop early (`break`, an error, a cancelled task) is the first
+    Ctrl-C: nothing more is sent, what is in flight is finished and stored, and `convbatch resume` continues the run. To
+    wait for that, use `async with convbatch.stream_replay(...) as stream:`, or `await stream.aclose()`.
 
     Verdicts of a judge come after the last turn: `stream.run` has them.
 

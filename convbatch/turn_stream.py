@@ -1,7 +1,7 @@
 """`TurnStream`: the turns of a run as they become durable, for `async for`.
 
-The run goes on in a thread of its own, with its own event loop, and never waits for whoever reads the stream: turns that
-are not read yet lie in the run's journal, not in memory. Leaving the loop early is what the first Ctrl-C is to the
+The run goes on in a thread of its own, with its own event loop, and never waits for whoever reads the stream: turns
+that are not read yet lie in the run's journal, not in memory. Leaving the loop early is what the first Ctrl-C is to the
 command: nothing more is sent, what is in flight is finished and stored.
 """
 
@@ -147,7 +147,7 @@ class _Session:
             ) from error
 
     async def end(self) -> None:
-        """Stop the run unless it has ended, and wait for its thread; when that is cancelled, abandon what is in flight."""
+        """Stop the run unless it has ended, and wait; when that is cancelled, abandon what is in flight."""
         if not self._thread.ident:
             return
         self.stop()

@@ -136,7 +136,7 @@ def resolve_judge(text: str, config: Config, overrides: Overrides) -> Target:
 
 
 def _configured_models(config: Config) -> list[_Named]:
-    if config.path is None:
+    if config.path is None and not config.run.models:
         simulated = [split_target(name, config.places) for name in SIMULATED_MODELS]
         return [_Named(model, gateway or "simulator") for model, gateway in simulated]
     if not config.run.models:

@@ -11,7 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, cast, final, overload
 
-from convbatch.dataset.in_memory import NAME, DatasetSource, InMemoryDataset, in_memory_dataset
+from convbatch.dataset.in_memory import (
+    NAME,
+    DatasetSource,
+    InMemoryDataset,
+    in_memory_dataset,
+    of_rows,
+    refuse_twice,
+)
 from convbatch.dataset.jsonl import display_json, encode_json_line
 from convbatch.dataset.media_files import media_issues
 from convbatch.dataset.reader import Located, Problems, Reader, count_of
@@ -58,7 +65,11 @@ class Dataset(Sequence[Dialogue]):
         if isinstance(dialogues, Dataset):
             self._set(dialogues._items, dialogues._name, dialogues._notes)
             return
-        source = in_memory_dataset(_as_dialogues(dialogues))
+        is_pandas = hasattr(dialogues, "iloc")
+        if hasattr(dialogues, "__arrow_c_stream__") and not is_pandas:
+            source = _of_arrow(dialogues)
+        else:
+            source = in_memory_dataset(dialogues if is_pandas else _as_dialogues(dialogues))
         if source is None:
             raise _names_files(dialogues)
         self._set(*_read([source]))
@@ -226,12 +237,28 @@ def _read(sources: Sequence[DatasetSource]) -> tuple[tuple[Located, ...], str, t
     return tuple(items), NAME, tuple(reader.notes)
 
 
+def _of_arrow(frame: Any) -> InMemoryDataset:
+    """Return the rows of a frame of polars, or another that gives its columns as an Arrow stream."""
+    import pyarrow as pa  # not in `in_memory.py`: a run of files never imports it
+
+    table = pa.table(frame)
+    refuse_twice(table.column_names)
+    rows = [{name: _without_nulls(cell) for name, cell in row.items()} for row in table.to_pylist()]
+    return of_rows(rows, NAME)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a cell without the fields that are null: every struct of a column has all fields of its type."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {name: _without_nulls(item) for name, item in fields.items() if item is not None}
+    return [_without_nulls(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
+
+
 def _as_dialogues(value: Any) -> Any:
     """Return the value with each text, or list of texts, as a dialogue."""
-    if isinstance(value, str | bytes | Path | Mapping | Dialogue) or hasattr(value, "__arrow_c_stream__"):
+    if isinstance(value, str | bytes | Path | Mapping | Dialogue) or not isinstance(value, Iterable):
         return cast("Any", value)
-    if (hasattr(value, "iloc") and hasattr(value, "columns")) or not isinstance(value, Iterable):
-        return value
     return [_as_dialogue(one) for one in cast("Iterable[Any]", value)]
 
 

@@ -96,8 +96,6 @@ def in_memory_dataset(value: Any) -> InMemoryDataset | None:
         raise _not_a_dataset(value)
     if hasattr(value, "iloc") and hasattr(value, "columns"):
         return _of_frame(value)
-    if hasattr(value, "__arrow_c_stream__"):
-        return _of_arrow(value)
     if isinstance(value, Mapping | Dialogue):
         return InMemoryDataset(lines=(_to_line(value),))
     if not isinstance(value, Sequence):
@@ -129,33 +127,22 @@ def _not_a_dataset(value: Any) -> SetupError:
 def _of_frame(frame: Any) -> InMemoryDataset:
     """Return the rows of a pandas frame."""
     columns = [str(name) for name in frame.columns]
-    _refuse_twice(columns)
+    refuse_twice(columns)
     rows = [{str(name): cell for name, cell in row.items()} for row in frame.to_dict("records")]
-    return _of_rows(rows, f"{NAME}.iloc")
+    return of_rows(rows, f"{NAME}.iloc")
 
 
-def _of_arrow(frame: Any) -> InMemoryDataset:
-    """Return the rows of a frame of polars, or another that gives its columns as Arrow streams."""
-    import pyarrow as pa
+def refuse_twice(columns: Sequence[str]) -> None:
+    """Refuse a frame with two columns of one name.
 
-    table = pa.table(frame)
-    _refuse_twice(table.column_names)
-    return _of_rows([_without_nulls(row) for row in table.to_pylist()], NAME)
-
-
-def _without_nulls(value: Any) -> Any:
-    """Return a row without the fields that are null: every struct of a column has all fields of its type."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _refuse_twice(columns: Sequence[str]) -> None:
+    Raises:
+        SetupError: It has.
+    """
     if (twice := next((name for name in columns if columns.count(name) > 1), None)) is not None:
         raise SetupError(f"dataset= has two columns named {twice!r}", hint="each column has a name of its own")
 
 
-def _of_rows(rows: Sequence[Mapping[str, Any]], expression: str) -> InMemoryDataset:
+def of_rows(rows: Sequence[Mapping[str, Any]], expression: str) -> InMemoryDataset:
     """Return the rows of a frame: each a dialogue if its columns have a known format, else a turn."""
     records = [
         {name: _cell_text(cell) if name == "id" else cell for name, cell in row.items() if not _is_missing(cell)}

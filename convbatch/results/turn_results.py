@@ -1,7 +1,7 @@
 """`TurnResult`: a row of `turns` as a typed value; and `LiveTurns`, which makes them while a run goes on.
 
-The values are those of the table, filled by the same functions (`columns.py`), so a result that was streamed is equal to
-the one that `Run.results` reads later. Unread results are kept nowhere: they are read from the journal when they are
+The values are those of the table, filled by the same functions (`columns.py`), so a result that was streamed is equal
+to the one that `Run.results` reads later. Unread results are kept nowhere: they are read from the journal when they are
 asked for.
 """
 
@@ -117,11 +117,12 @@ class TurnResult:
     @classmethod
     def from_row(cls, row: Row) -> TurnResult:
         """Build a result from a row of `turns`."""
-        cells = dict(zip(NAMES, row, strict=True))
+        cells: dict[str, Any] = dict(zip(NAMES, row, strict=True))
         for name in ("tool_calls", "media"):
             if cells[name] is not None:
                 cells[name] = tuple(orjson.loads(cells[name]))
-        return cls(**{**cells, "tags": tuple(cells["tags"])})
+        cells["tags"] = tuple(cells["tags"])
+        return cls(**cells)
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(TurnResult))
