@@ -261,6 +261,11 @@ def _described(signature: inspect.Signature) -> str:
 def run(options: RunOptions) -> Run:  # noqa: D417  # callers see the parameters of `_run_options`
     """Replay a dataset and wait until it is done.
 
+    >>> dataset = Dataset([["What is the capital of France?", "How many people live there?"]])
+    >>> run = convbatch.run(dataset, models=["sim-good@simulator", "sim-drift@simulator"])
+    >>> run.turns["status"].tolist()
+    ['ok', 'ok', 'ok', 'ok']
+
     Args:
         dataset: Files of dialogues, or the dialogues: a `Dataset`, a list of dictionaries in any format that a file may
             have, or a frame of pandas, polars or Arrow with one row a turn (columns as in a CSV file) or a dialogue.
@@ -301,8 +306,12 @@ def _play(spec: SessionSpec) -> Run:
 def stream_replay(options: RunOptions) -> TurnStream:  # noqa: D417  # as `run`
     """Do the same as `run`, and give each turn as soon as it is durable, in the order in which they end.
 
-        async for turn in convbatch.stream_replay(dataset, models=["sim-good@simulator"]):
-            print(turn.dialogue, turn.turn, turn.reply)
+    >>> async def ask():
+    ...     async for turn in convbatch.stream_replay(dataset, models="sim-good@simulator"):
+    ...         print(turn.dialogue, turn.turn, turn.reply)
+    >>> asyncio.run(ask())
+    capital 1 Paris.
+    capital 2 About two million.
 
     The run starts when the first turn is asked for, in a thread of its own, and never waits for the loop: turns that
     are not read yet lie in the run folder. Leaving the loop early (`break`, an error, a cancelled task) is the first
@@ -334,6 +343,9 @@ def _prepare_stream(options: RunOptions) -> SessionSpec:
 @_takes(_run_options)
 async def replay(options: RunOptions) -> Run:  # noqa: D417  # as `run`
     """Do the same as `run` inside a running event loop, e.g. in a notebook; signals are left to its owner.
+
+    >>> asyncio.run(convbatch.replay(dataset, models="sim-good@simulator")).targets
+    ('sim-good@simulator',)
 
     Cancelling the task abandons requests in flight; they are journaled as possibly paid, and the run can be resumed.
 

@@ -25,7 +25,11 @@ MEDIA_KINDS: tuple[PartKind, ...] = ("image", "audio", "video", "document")
 
 
 class Part(NamedTuple):
-    """Part of a message: text, or media by path or by value."""
+    """Part of a message: text, or media by path or by value.
+
+    >>> Part(kind="image", path="cat.png").path
+    'cat.png'
+    """
 
     kind: PartKind
     text: str | None = None
@@ -73,7 +77,11 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Generation settings; None means that nothing is sent and the gateway's default applies."""
+    """Generation settings; None means that nothing is sent and the gateway's default applies.
+
+    >>> Settings(temperature=0, max_output_tokens=50).to_plain()
+    {'temperature': 0, 'max_output_tokens': 50}
+    """
 
     temperature: float | None = None
     top_p: float | None = None
@@ -169,7 +177,11 @@ def effective_settings(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One user message, with the scripted reply and the checks of the reply."""
+    """One user message, with the scripted reply and the checks of the reply.
+
+    >>> Turn(user=(Part(kind="text", text="What is 2 + 2?"),), checks=({"number": 4},)).user_text
+    'What is 2 + 2?'
+    """
 
     user: tuple[Part, ...]
     assistant: str | None = None
@@ -189,7 +201,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialogue:
-    """A script: an optional system text and the turns in order. Turn numbers in output start at 1."""
+    """A script: an optional system text and the turns in order. Turn numbers in output start at 1.
+
+    >>> Dialogue(id="sum", turns=(Turn(user=(Part(kind="text", text="What is 2 + 2?"),)),)).to_plain()
+    {'id': 'sum', 'turns': [{'user': 'What is 2 + 2?'}]}
+    """
 
     id: str
     turns: tuple[Turn, ...]
@@ -250,7 +266,12 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Another wording of every dialogue: a dimension of a run, beside model and gateway."""
+    """Another wording of every dialogue: a dimension of a run, beside model and gateway.
+
+    >>> terse = Variant(name="terse", system="Answer in one word.")
+    >>> convbatch.run(dataset, models="sim-good@simulator", variants=["none", terse]).targets
+    ('sim-good@simulator', 'sim-good@simulator#terse')
+    """
 
     name: str
     system: str | None = None

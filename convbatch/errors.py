@@ -140,7 +140,14 @@ class _Repeats:
 
 
 class ConvbatchError(Exception):
-    """Base of all errors that the command line prints without a traceback."""
+    """Base of all errors that the command line prints without a traceback.
+
+    >>> try:
+    ...     convbatch.run(dataset, models="sim-god@simulater")
+    ... except ConvbatchError as error:
+    ...     print(str(error).split(" in ")[0])
+    unknown gateway 'simulater'
+    """
 
     exit_code = ExitCode.SETUP
 
@@ -160,11 +167,25 @@ class ConvbatchError(Exception):
 
 
 class InputError(ConvbatchError):
-    """A user's file cannot be used; contains every problem found, not only the first."""
+    """A user's file cannot be used; contains every problem found, not only the first.
+
+    >>> try:
+    ...     Dataset(["Hello", {"turns": []}])
+    ... except InputError as error:
+    ...     print(error.problems[0].place)
+    dataset[1]: turns
+    """
 
 
 class SetupError(ConvbatchError):
-    """The command cannot start: a missing key, an unknown name, a folder in use."""
+    """The command cannot start: a missing key, an unknown name, a folder in use.
+
+    >>> try:
+    ...     convbatch.load("no-such-run")
+    ... except SetupError as error:
+    ...     print(type(error).__name__)
+    SetupError
+    """
 
 
 class JournalError(ConvbatchError):

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 class TurnStream:
     """The turns of a run, in the order in which they ended; made by `stream_replay`.
 
+    >>> async def ask():
+    ...     async with convbatch.stream_replay(dataset, models="sim-good@simulator") as stream:
+    ...         return [turn.status async for turn in stream], stream.run
+    >>> asyncio.run(ask())
+    (['ok', 'ok'], <convbatch.Run ...: 1 dialogue x 1 target, finished>)
+
     Attributes are read between two turns or after the last one. A stream is read once.
     """
 

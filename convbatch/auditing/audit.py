@@ -43,6 +43,10 @@ def audit(
 ) -> Audit:
     """Judge whether targets that claim one model are one model; nothing is sent.
 
+    >>> twice = [convbatch.run(dataset, models="sim-good@simulator") for _ in range(2)]
+    >>> [pair.verdict for pair in convbatch.audit(*twice).pairs]
+    ['inconclusive']
+
     Args:
         runs: Runs, their paths or names, or `RUN:target`. One target in several runs is compared with its earliest run.
         reference: Gateway or target to trust; None = the first.

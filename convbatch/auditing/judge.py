@@ -82,7 +82,12 @@ class JudgedPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The result of an audit."""
+    """The result of an audit.
+
+    >>> twice = [convbatch.run(dataset, models="sim-good@simulator") for _ in range(2)]
+    >>> int(convbatch.audit(*twice).exit_code)
+    3
+    """
 
     alpha: float
     pairs: Sequence[JudgedPair]

@@ -29,6 +29,9 @@ class CalledTool:
 class CheckInput:
     """The input of a check: one reply, or all replies of a dialogue. `python` checks receive it.
 
+    >>> def mentions_paris(given: CheckInput) -> bool:
+    ...     return "Paris" in given.replies[-1]
+
     For a whole dialogue, counts are sums, and None when one of them is unknown.
     """
 

@@ -107,6 +107,12 @@ class Disagreement:
 class Agreement:
     """Result of `judge-check`.
 
+    >>> polite = Dataset([{"id": "a", "turns": [{"user": "Hi", "checks": [{"llm_rubric": "Is it polite?"}]}]}])
+    >>> judged = convbatch.run(polite, models="sim-good@simulator", judge="sim-good@simulator")
+    >>> _ = Path("labels.csv").write_text("dialogue,turn,label\\na,1,pass\\n")
+    >>> convbatch.judge_check(judged, "labels.csv").judges
+    ...
+
     Attributes:
         judges: The judges that were asked.
         is_score: Whether labels are scores.
@@ -169,6 +175,12 @@ class Agreement:
 
 def judge_check(run: Run | str | Path, labels: str | Path, *, fail_under: float | None = None) -> Agreement:
     """Tell how far the judge of a run agrees with people's labels.
+
+    >>> polite = Dataset([{"id": "a", "turns": [{"user": "Hi", "checks": [{"llm_rubric": "Is it polite?"}]}]}])
+    >>> judged = convbatch.run(polite, models="sim-good@simulator", judge="sim-good@simulator")
+    >>> _ = Path("labels.csv").write_text("dialogue,turn,label\\na,1,pass\\n")
+    >>> convbatch.judge_check(judged, "labels.csv")
+    <convbatch.Agreement ...>
 
     Args:
         run: A run with `llm_rubric` checks, its path or name, or `RUN:target`.

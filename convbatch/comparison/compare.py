@@ -181,6 +181,10 @@ class Flip:
 class Comparison:
     """Result of a comparison.
 
+    >>> comparison = convbatch.compare((both, "sim-good@simulator"), (both, "sim-drift@simulator"))
+    >>> comparison.primary, int(comparison.exit_code)
+    ('dialogue_pass', 1)
+
     Attributes:
         verdict: Verdict of the primary metric.
         primary: The metric that gates.
@@ -286,6 +290,9 @@ def compare(
     config: str | Path | None = None,
 ) -> Comparison:
     """Compare two runs, dialogue by dialogue.
+
+    >>> convbatch.compare((both, "sim-good@simulator"), (both, "sim-drift@simulator")).verdict
+    'regression'
 
     Args:
         base: A run, its path or name, `RUN:target`, or a pair of run and target.

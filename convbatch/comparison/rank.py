@@ -118,6 +118,9 @@ class Standing:
 class Ranking:
     """Result of a ranking.
 
+    >>> convbatch.rank(both)
+    <convbatch.Ranking of 2 targets: sim-good@simulator is the best of 2 targets by dialogue_pass, ...>
+
     Attributes:
         standings: The targets, the best estimate first.
         differences: Every pair, in the order of the standings.
@@ -194,6 +197,9 @@ def rank(
     config: str | Path | None = None,
 ) -> Ranking:
     """Rank the targets of runs on the dialogues that all of them have.
+
+    >>> [standing.target for standing in convbatch.rank(both).standings]
+    ['sim-good@simulator', 'sim-drift@simulator']
 
     Args:
         runs: Runs, their paths or names (all their targets), `RUN:target`, or pairs of run and target.

@@ -126,6 +126,9 @@ class DiffCounts(NamedTuple):
 class ReplyDiff:
     """The replies of two sides.
 
+    >>> convbatch.diff(run, run)
+    <convbatch.ReplyDiff ...: 0 of 2 turns changed>
+
     Attributes:
         names: Of the sides, run and target.
         counts: How many turns there are of each kind.
@@ -216,6 +219,9 @@ def diff(
     turns: int | Iterable[int] = (),
 ) -> ReplyDiff:
     """Compare the replies of two sides, turn by turn.
+
+    >>> convbatch.diff((both, "sim-good@simulator"), (both, "sim-drift@simulator")).counts.paired
+    40
 
     Args:
         base: A `Run`, a path or name, `RUN:target`, or a pair of run and target.

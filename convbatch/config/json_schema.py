@@ -262,6 +262,9 @@ SCHEMAS = {"dataset": dataset_schema, "config": config_schema}
 def json_schema(what: str) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a file that convbatch reads.
 
+    >>> convbatch.json_schema("dataset")["$schema"]
+    'https://json-schema.org/draft/2020-12/schema'
+
     Args:
         what: `dataset` or `config`.
 

@@ -151,6 +151,9 @@ def report(
 ) -> pd.DataFrame:
     """Return usage and cost in groups: the main table of `convbatch report`.
 
+    >>> convbatch.report(both, by="target")[["target", "turns"]].values.tolist()
+    [['sim-good@simulator', 40], ['sim-drift@simulator', 40]]
+
     Args:
         runs: One or several runs, as `Run`, path or name.
         by: Any of `model gateway target tag dialogue turn repeat`.

@@ -60,6 +60,11 @@ _SHORT = tuple(column.name for column in TURNS if not column.is_long)
 class Run:
     """The tables and sums of a run folder; frames are built on first use and cached.
 
+    >>> run
+    <convbatch.Run ...: 1 dialogue x 1 target, finished>
+    >>> run.turns[["turn", "reply"]].values.tolist()
+    [[1, 'Paris.'], [2, 'About two million.']]
+
     Attributes:
         path: The run folder.
         manifest: The content of `run.json`, with other prices after `at_prices`.
@@ -307,6 +312,9 @@ def _figures(total: TargetSummary) -> list[str]:
 
 def load(path: str | Path) -> Run:
     """Open a run for reading, whether finished, interrupted or running.
+
+    >>> convbatch.load(run.path).targets
+    ('sim-good@simulator',)
 
     Args:
         path: Path of the run folder, its name under `results/`, or `latest`.

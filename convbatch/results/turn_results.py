@@ -34,6 +34,10 @@ _READ_LINES = 256
 class TurnResult:
     """One asked turn of one dialogue at one target: a row of `run.turns`, with the names of its columns.
 
+    >>> first, second = run.results()
+    >>> first.reply, first.passed, second.passed
+    ('Paris.', True, None)
+
     None is what is null in the table: unknown, or not applicable; docs/tables.md has the meaning and unit of each
     column. Seconds end in `_s`, money is in `currency`. `tags` are a tuple, `tool_calls` and `media` are parsed.
     """

@@ -111,7 +111,7 @@ def test_a_config_may_be_a_mapping_and_takes_the_place_of_the_file(server: Serve
     with pytest.raises(cb.SetupError, match="config= has no models to ask, and there is no models="):
         cb.run("d.jsonl", config={"gateways": {"here": here}})
     with pytest.raises(cb.InputError, match=r"config=: gateways\.here\.rpm: rpm must be"):
-        cb.run("d.jsonl", config={"gateways": {"here": {**here, "rpm": 0}}})
+        cb.run("d.jsonl", models="sim-good@here", config={"gateways": {"here": {**here, "rpm": 0}}})
 
 
 def test_a_gateway_in_code_replaces_one_of_the_config_with_its_prices(server: Server) -> None:
