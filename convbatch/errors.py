@@ -173,7 +173,7 @@ class InputError(ConvbatchError):
     ...     Dataset(["Hello", {"turns": []}])
     ... except InputError as error:
     ...     print(error.problems[0].place)
-    dataset[1]: turns
+    dataset[1]
     """
 
 
