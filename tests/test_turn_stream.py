@@ -141,7 +141,7 @@ def check_stopped(run: cb.Run, sim: Sim) -> None:
     counts = statuses(run.turns)
     assert set(counts) == {"ok", "pending"}
     assert counts["ok"] == sim.provider.ledger.requests == ended(run)
-    assert run.turns["possibly_paid"].sum() == 0
+    assert set(run.turns["possibly_paid"]) == {0}
     command = [sys.executable, "-m", "convbatch", "resume", str(run.path), "--no-progress"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -207,7 +207,7 @@ async def test_a_second_cancellation_abandons_what_is_in_flight() -> None:
             await task
         await stream.aclose()
     assert set(stream.run.attempts["class"]) == {"abandoned"}
-    assert stream.run.turns["possibly_paid"].sum() == 1
+    assert sum(stream.run.turns["possibly_paid"]) == 1
 
 
 def test_a_program_that_ends_after_break_loses_no_reply(slow_sim: Sim, folder: Path) -> None:

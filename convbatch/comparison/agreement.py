@@ -105,13 +105,13 @@ class Disagreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Result of `judge-check`.
+    r"""Result of `judge-check`.
 
     >>> polite = Dataset([{"id": "a", "turns": [{"user": "Hi", "checks": [{"llm_rubric": "Says 'Hello'."}]}]}])
     >>> judged = convbatch.run(polite, models="sim-good@simulator", judge="sim-judge@simulator")
-    >>> _ = Path("labels.csv").write_text("dialogue,turn,label\\na,1,pass\\n")
+    >>> _ = Path("labels.csv").write_text("dialogue,turn,label\na,1,pass\n")
     >>> convbatch.judge_check(judged, "labels.csv").judges
-    ('sim-judge@simulator',)
+    ['sim-judge@simulator']
 
     Attributes:
         judges: The judges that were asked.
@@ -174,11 +174,11 @@ class Agreement:
 
 
 def judge_check(run: Run | str | Path, labels: str | Path, *, fail_under: float | None = None) -> Agreement:
-    """Tell how far the judge of a run agrees with people's labels.
+    r"""Tell how far the judge of a run agrees with people's labels.
 
     >>> polite = Dataset([{"id": "a", "turns": [{"user": "Hi", "checks": [{"llm_rubric": "Says 'Hello'."}]}]}])
     >>> judged = convbatch.run(polite, models="sim-good@simulator", judge="sim-judge@simulator")
-    >>> _ = Path("labels.csv").write_text("dialogue,turn,label\\na,1,pass\\n")
+    >>> _ = Path("labels.csv").write_text("dialogue,turn,label\na,1,pass\n")
     >>> convbatch.judge_check(judged, "labels.csv")
     <convbatch.Agreement ...>
 

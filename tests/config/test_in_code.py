@@ -71,7 +71,7 @@ output = 2
         one["prices"] = {key: value for key, value in (one["prices"] or {}).items() if key != "source"}
     assert in_code == in_file
     assert statuses(of_code.turns) == {"ok": 4}
-    assert of_code.turns["cost"].notna().all()
+    assert of_code.turns["cost"].notna().to_numpy().all()
     assert read_config(toml, Path("x.toml")).gateways["here"].values["rpm"] == 6000
 
 
@@ -122,7 +122,7 @@ def test_a_gateway_in_code_replaces_one_of_the_config_with_its_prices(server: Se
     here = cb.Gateway(server.url, protocol="gemini", key_env=CANARY_ENV, name="here")
     run = cb.run("d.jsonl", models=cb.Target("sim-good", here))
     assert statuses(run.turns) == {"ok": 4}
-    assert run.turns["cost"].isna().all()
+    assert run.turns["cost"].isna().to_numpy().all()
 
 
 @each(
