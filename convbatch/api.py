@@ -95,6 +95,8 @@ def _run_options(
     rpm: int | None = None,
     tpm: int | None = None,
     max_cost: str | float | None = None,
+    max_tokens_total: str | int | None = None,
+    max_requests: str | int | None = None,
     rpd: int | None = None,
     max_attempts: int | None = None,
     attempt_timeout_s: float | None = None,

@@ -68,6 +68,13 @@ class Usage(NamedTuple):
     has_tools_billed_apart: bool = False
     """Whether a tool of the provider used tokens of another model, which the counts do not include."""
 
+    @property
+    def all_tokens(self) -> int | None:
+        """Input and output tokens; None where the gateway did not count both, or its counts disagree."""
+        if self.consistent is False or self.input_tokens is None:
+            return None
+        return self.total_tokens if self.output_tokens is None else self.input_tokens + self.output_tokens
+
 
 NO_USAGE = Usage()
 

@@ -74,6 +74,8 @@ def run_check(options: CheckOptions) -> ExitCode:
         run=str(folder.path),
         datasets=(),
         max_cost=None,
+        max_tokens_total=None,
+        max_requests=None,
         config=options.config or (Path(CONFIG_NAME) if Path(CONFIG_NAME).exists() else None),
         env_file=options.env_file if spec is None else spec.credentials.env_file,
     )
@@ -180,8 +182,7 @@ def _log_what_is_open(result: SessionResult, again: CheckOptions, *, interrupted
         }
         why = whys.get(result.reason, "")
         questions = f"{count_of(result.open_turns, 'question')} to the judge {be_verb(result.open_turns)} open"
-        max_cost = larger_budget(result) if why else None
-        _log_next(f"{why}{questions}; continue with:", replace(again, max_cost=max_cost))
+        _log_next(f"{why}{questions}; continue with:", replace(again, **larger_budget(result)))
     elif interrupted:
         _log_next("interrupted; see the verdicts with:", again)
 

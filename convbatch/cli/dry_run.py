@@ -34,6 +34,7 @@ from convbatch.results.export import Content, check_files, write_files
 from convbatch.session.cost_cap import price_config_example
 from convbatch.session.options import RunOptions
 from convbatch.session.prepare import RESULTS, DryRun, prepare_dry_run
+from convbatch.session.run_caps import forecast_lines
 
 if TYPE_CHECKING:
     from convbatch.session.spec import SessionSpec
@@ -107,6 +108,8 @@ def _to_value(
         "targets": [_target_value(one) for one in forecasts],
         "totals": [_total_value(total) for total in totals],
         "max_cost": None if plan.max_cost is None else str(plan.max_cost),
+        "max_tokens_total": plan.max_tokens,
+        "max_requests": plan.max_requests,
         "missing_keys": list(plan.missing_keys),
         "notes": [note.strip() for note in notes],
     }
@@ -150,7 +153,7 @@ def _to_markdown(before: Sequence[str], rows: Sequence[Sequence[str]], below: Se
 
 def budget_warning(spec: SessionSpec) -> list[str]:
     """Return a line if the budget of a run that is about to start may be too small; nothing where that takes long."""
-    if spec.max_cost is None or spec.manifest.dataset.dialogues > MOST_FORECAST:
+    if not spec.has_caps or spec.manifest.dataset.dialogues > MOST_FORECAST:
         return []
     plan = DryRun(
         dataset=spec.folder.dataset,
@@ -159,6 +162,8 @@ def budget_warning(spec: SessionSpec) -> list[str]:
         rules=spec.rules,
         reuse=spec.reuse,
         max_cost=spec.max_cost,
+        max_tokens=spec.max_tokens,
+        max_requests=spec.max_requests,
         missing_keys=(),
     )
     return [f"note: {line}; --dry-run shows the estimate" for line in _budget(plan, forecast_targets(plan))]
@@ -400,6 +405,18 @@ def _amount(figures: Figures) -> str:
 
 
 def _budget(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
+    """Return a line for each cap that may be too small."""
+    expected, high = (
+        {"tokens": one.input_tokens + one.output_tokens, "requests": one.calls}
+        for one in (
+            functools.reduce(Figures.plus, (getattr(one.estimate, name) for one in forecasts))
+            for name in ("expected", "high")
+        )
+    )
+    return [*_cost_budget(plan, forecasts), *forecast_lines(plan, expected, high)]
+
+
+def _cost_budget(plan: DryRun, forecasts: Sequence[Forecast]) -> list[str]:
     """Return a line if the cap may be too small. A cap implies exchange rates between all currencies of the run."""
     cap = plan.max_cost
     if cap is None:

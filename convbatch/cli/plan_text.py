@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from convbatch.checks.custom import missing_checks
 from convbatch.config.gateways import Target, max_in_flight
 from convbatch.dataset.reader import count_of
+from convbatch.session.run_caps import cap_lines
 
 if TYPE_CHECKING:
     from convbatch.config.gateways import Gateway, Limits
@@ -34,6 +35,16 @@ class Planned(Protocol):
     @property
     def max_cost(self) -> Money | None:
         """Cost cap of the whole run."""
+        ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Token cap of the whole run."""
+        ...
+
+    @property
+    def max_requests(self) -> int | None:
+        """Request cap of the whole run."""
         ...
 
     @property
@@ -78,6 +89,7 @@ def endpoint_lines(session: Planned, from_environment: Sequence[str]) -> list[st
         lines.append(
             f"  cost cap {session.max_cost}: the highest possible cost of a request is reserved before it is sent"
         )
+    lines += cap_lines(session)
     if from_environment:
         lines.append(f"  options from the environment: {', '.join(from_environment)}")
     return lines
@@ -92,7 +104,7 @@ def judge_lines(judge_spec: SessionSpec) -> list[str]:
             lines.append(f"  {one.name}: {ways}")
     if judge_spec.max_cost is not None:
         lines.append(f"  cost cap {judge_spec.max_cost}, including what the run has spent")
-    return lines
+    return [*lines, *cap_lines(judge_spec)]
 
 
 def unused_judge_lines(result: SessionResult) -> list[str]:

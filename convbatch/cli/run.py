@@ -79,7 +79,7 @@ def _run(options: RunOptions, watch: Watch | None) -> ExitCode:
         keys = {name: value for name, value in given_options(options).items() if name == "env_file"}
         raise _with_given(error, options.folder, keys) from error
     _log_lines([*plan_lines(spec, options), f"  folder: {_display_folder(spec.folder)}"])
-    if spec.max_cost is not None:
+    if spec.has_caps:
         from convbatch.cli.dry_run import budget_warning
 
         _log_lines(budget_warning(spec))
@@ -402,8 +402,8 @@ def _closing_lines(
         why = {"interrupted": "interrupted: ", "deadline": "deadline reached: ", "memory": "no memory left: "}.get(
             result.reason, ""
         )
-        budget = larger_budget(result) if result.reason == "budget" else None
-        if budget is not None:
+        larger = larger_budget(result)
+        if larger:
             why = f"budget reached ({result.budget}): "
         open_text = f"{why}{_open_text(spec, remaining, questions)}"
         if _needs_new_run(spec, results[0]):
@@ -412,7 +412,7 @@ def _closing_lines(
         else:
             lines += [
                 f"{open_text}; finish them with:",
-                f"  {resume_line(spec, budget)}",
+                f"  {resume_line(spec, larger)}",
                 *([] if next_line is None else ["and then:", f"  {next_line}"]),
             ]
     elif remaining.without_verdict:

@@ -131,7 +131,7 @@ _MEANINGS = (
     ),
     _Meaning(
         "max-samples num-samples samples num-examples first first-n filter-first-n head number num-prompts max-items"
-        " num-requests max-requests count size num limit-samples",
+        " num-requests count size num limit-samples",
         {"--limit": "the first N dialogues", "--sample": "N at random", "--size": ""},
     ),
     _Meaning("filter-sample random-sample subsample sample-size", {"--sample": "N at random", "--size": ""}),
@@ -152,6 +152,14 @@ _MEANINGS = (
     _Meaning(
         "budget max-budget cost-limit max-spend limit-cost max-usd max-price spend-limit",
         {"--max-cost": "with its currency, e.g. 5USD"},
+    ),
+    _Meaning(
+        "max-total-tokens total-tokens tokens-total token-budget max-token-budget token-cap tokens-limit",
+        {"--max-tokens-total": "input and output of the whole run, e.g. 2M"},
+    ),
+    _Meaning(
+        "max-calls max-api-calls request-limit requests-limit call-limit request-cap request-budget",
+        {"--max-requests": "of the whole run, retries included"},
     ),
     _Meaning(
         "retries max-retries retry num-retries max-retry retry-count attempts retry-attempts retry-on-error",

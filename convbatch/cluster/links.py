@@ -100,7 +100,7 @@ def report_to(ticket: Ticket, permit: Permit, message: Settled | Refunded | Repo
             )
         case Spent():
             if ticket.reservation is not None:
-                ticket.reservation.settle(message.cost)
+                ticket.reservation.settle(message.amounts)
 
 
 def state_of(limiter: RateLimiter) -> LimiterState:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
@@ -207,7 +207,8 @@ class Spent(NamedTuple):
     """`Reservation.settle`."""
 
     ticket: int
-    cost: Fraction | None
+    amounts: Sequence[Fraction | int | None] | None
+    """One for each cap; None = unknown."""
 
 
 class Released(NamedTuple):

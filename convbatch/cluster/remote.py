@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -372,17 +372,17 @@ class RemoteJournal:
 
 
 class RemoteReservation:
-    """Money that the coordinator reserves with the permit; has what `Reservation` has."""
+    """What the coordinator reserves with the permit; has what `Reservation` has."""
 
     def __init__(self, outgoing: Outgoing) -> None:
         self._outgoing = outgoing
         self.ticket: int | None = None
         self.is_sent = False
 
-    def settle(self, cost: Fraction | None) -> None:
-        """Replace the reservation by the cost; what is not settled is so with the release of the permit."""
+    def settle(self, spent: Sequence[Fraction | int | None] | None) -> None:
+        """Replace the reservation by what was spent; what is not settled is so with the release of the permit."""
         if self.ticket is not None:
-            self._outgoing.put(Spent(self.ticket, cost))
+            self._outgoing.put(Spent(self.ticket, spent))
 
     def close(self) -> None:
         """Do nothing: the coordinator closes the reservation with the permit."""
@@ -409,7 +409,7 @@ class RemoteShare:
         return reservation
 
     def settle(self, reservation: RemoteReservation, attempt: Attempt, as_served: PriceTable | None = None) -> None:
-        """Settle the cost of the attempt, as `BudgetShare` computes it."""
+        """Settle what the attempt spent, as `BudgetShare` computes it."""
         self.share.settle(reservation, attempt, as_served)  # pyright: ignore[reportArgumentType]  # it calls `settle` alone
 
 

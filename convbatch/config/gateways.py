@@ -267,6 +267,8 @@ class RunTable:
     max_attempts: int | None = None
     attempt_timeout_s: float | None = None
     max_cost: str | None = None
+    max_tokens_total: int | None = None
+    max_requests: int | None = None
     settings: Settings = NO_SETTINGS
 
 

@@ -46,6 +46,7 @@ LOADER_ONLY = (
 _TEXT: Mapping[str, Any] = {"type": "string", "minLength": 1}
 _FLAG: Mapping[str, Any] = {"type": "boolean"}
 _COUNT: Mapping[str, Any] = {"type": "integer", "minimum": 1}
+_LARGE_COUNT: Mapping[str, Any] = {"oneOf": [_COUNT, _TEXT]}
 _SECONDS: Mapping[str, Any] = {"type": "number", "exclusiveMinimum": 0}
 _AMOUNT: Mapping[str, Any] = {"type": "number", "minimum": 0, "maximum": MAX_AMOUNT}
 _POSITIVE: Mapping[str, Any] = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_AMOUNT}
@@ -140,6 +141,8 @@ _RUN: Mapping[str, _Key] = {
     "max_attempts": (_COUNT, "Unpaid attempts per turn; default 5."),
     "attempt_timeout": (_SECONDS, "Seconds of one attempt; a gateway's own value overrides it."),
     "max_cost": (_TEXT, "Cost cap of a whole run, e.g. 5USD."),
+    "max_tokens_total": (_LARGE_COUNT, "Cap on input and output tokens of a whole run, e.g. 2M."),
+    "max_requests": (_LARGE_COUNT, "Cap on requests of a whole run, retries and judges included."),
 }
 _POOL: Mapping[str, _Key] = {
     "gateways": (

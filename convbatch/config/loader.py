@@ -600,6 +600,8 @@ _OTHER_RUN_KEYS = {
     **dict.fromkeys(("workers", "threads", "max_connections", "parallel", "max_concurrency"), "concurrency"),
     **dict.fromkeys(("epochs", "repeat", "n"), "repeats"),
     **dict.fromkeys(("budget", "cost_limit"), "max_cost"),
+    **dict.fromkeys(("max_tokens", "token_limit", "token_budget", "max_total_tokens"), "max_tokens_total"),
+    **dict.fromkeys(("request_limit", "max_calls"), "max_requests"),
 }
 _OTHER_GATEWAY_KEYS = {
     **dict.fromkeys(("url", "api_base", "baseURL", "baseUrl", "base-url", "endpoint", "host", "api_url"), "base_url"),

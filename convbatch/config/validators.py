@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 from convbatch.config.credentials import AUTH_SCHEMES, Carrier, is_loopback, parse_auth_scheme
 from convbatch.config.gateways import SIMULATOR_URL, RateLimit, SecretHeader, TpmCounts, build_gateway, foreign_keys
 from convbatch.config.toml_positions import KeyPath
+from convbatch.counts import read_count
 from convbatch.dialogue import SETTING_NAMES, HistoryMode
 from convbatch.errors import did_you_mean
 from convbatch.pricing import CURRENCY, NOT_CURRENCIES, exact, parse_money
@@ -125,6 +126,13 @@ def _budget(key: str, value: Any) -> str:
     if money is None or money[0] <= 0:
         raise InvalidValue(f"{key} must be an amount of money", f'write {key} = "5USD"', found=value)
     return cast(str, value)
+
+
+def _large_count(key: str, value: Any) -> int:
+    count = read_count(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    if count is None:
+        raise InvalidValue(f"{key} must be a whole number of at least 1", f'write {key} = "2M" or 500_000', found=value)
+    return count
 
 
 def _one_of(names: Sequence[str]) -> Validator:
@@ -528,6 +536,8 @@ RUN_KEYS: Mapping[str, tuple[str, Validator]] = {
     "max_attempts": ("max_attempts", _count),
     "attempt_timeout": ("attempt_timeout_s", _seconds),
     "max_cost": ("max_cost", _budget),
+    "max_tokens_total": ("max_tokens_total", _large_count),
+    "max_requests": ("max_requests", _large_count),
 }
 VARIANT_KEYS: Mapping[str, tuple[str, Validator]] = {
     "system": ("system", _wording),

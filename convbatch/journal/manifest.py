@@ -248,6 +248,8 @@ class ManifestOptions:
     reuse: str | None = None
     """Path of the run folder whose replies were reused."""
     max_cost: str | None = None
+    max_tokens_total: int | None = None
+    max_requests: int | None = None
     fail_under: str | None = None
     judge: str | None = None
     """Name of the judge the run was started with."""
@@ -272,6 +274,8 @@ class ManifestOptions:
             batch_window=fields.optional("batch_window", _TEXT),
             reuse=fields.optional("reuse", _PATH),
             max_cost=fields.optional("max_cost", _TEXT),
+            max_tokens_total=fields.optional("max_tokens_total", _POSITIVE),
+            max_requests=fields.optional("max_requests", _POSITIVE),
             fail_under=fields.optional("fail_under", _TEXT),
             judge=fields.optional("judge", _TEXT),
             given=fields.optional("given", _OBJECT, {}),
@@ -287,6 +291,8 @@ class ManifestOptions:
             "max_cost": self.max_cost,
             "fail_under": self.fail_under,
             "judge": self.judge,
+            **({} if self.max_tokens_total is None else {"max_tokens_total": self.max_tokens_total}),
+            **({} if self.max_requests is None else {"max_requests": self.max_requests}),
             **({"in_rounds": True} if self.in_rounds else {}),
             **({"batch": True} if self.batch else {}),
             **({"batch_window": self.batch_window} if self.batch_window is not None else {}),

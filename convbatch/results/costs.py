@@ -123,3 +123,39 @@ def paid_attempts(past: TurnHistory, target: ManifestTarget | None) -> Iterator[
             yield AttemptSpending(None, attempt_cost_bound(target, find_intent(past, outcome["attempt"])))
     for intent in past.open_intents:
         yield AttemptSpending(None, attempt_cost_bound(target, intent))
+
+
+def used_tokens(past: TurnHistory) -> Iterator[tuple[int | None, bool]]:
+    """Yield the tokens of every attempt that was or may have been paid, and whether they are only an upper bound.
+
+    None where there is no bound.
+    """
+    for outcome in _made(past):
+        error = outcome.get("error", {})
+        usage = Usage(**outcome.get("reply", error).get("usage") or {})
+        tokens = billed_usage(outcome["class"], error.get("kind"), usage).all_tokens
+        if tokens is not None:
+            yield tokens, False
+        elif outcome["class"] == "replied" or outcome["class"] in POSSIBLY_PAID:
+            yield _token_bound(find_intent(past, outcome["attempt"])), True
+    for intent in past.open_intents:
+        yield _token_bound(intent), True
+
+
+def sent_attempts(past: TurnHistory) -> Iterator[tuple[int, bool]]:
+    """Yield 1 for every attempt that this run sent, and whether that is not certain."""
+    for outcome in _made(past):
+        if outcome["class"] != "not_sent":
+            yield 1, False
+    for _ in past.open_intents:
+        yield 1, True
+
+
+def _made(past: TurnHistory) -> Iterator[Mapping[str, Any]]:
+    return (outcome for outcome in past.outcomes if outcome["attempt"])  # 0: reused from another run
+
+
+def _token_bound(intent: Mapping[str, Any] | None) -> int | None:
+    if intent is None or "most_input_tokens" not in intent or "max_output_tokens" not in intent:
+        return None
+    return intent["most_input_tokens"] + intent["max_output_tokens"]

@@ -44,6 +44,8 @@ class ClusterSetup:
     """The variables that hold keys and proxies."""
     rules: RunRules
     max_cost: Money | None
+    max_tokens: int | None
+    max_requests: int | None
     simulator_url: str | None
     answered: frozenset[str]
     """Targets that have answered in an earlier session."""
@@ -66,7 +68,7 @@ class ClusterSetup:
         from convbatch.engine.budget import Budget
         from convbatch.engine.turn_tokens import TokenEstimates
         from convbatch.journal.run_folder import RunFolder
-        from convbatch.session.session import budget_share
+        from convbatch.session.run_caps import budget_share, caps_of
         from convbatch.session.workers import Parts, asked_by_quota_owner, http_transports, open_transports
 
         credentials = Credentials.load([target.gateway for target in self.asked], env=self.env)
@@ -77,6 +79,8 @@ class ClusterSetup:
             credentials=credentials,
             rules=self.rules,
             max_cost=self.max_cost,
+            max_tokens=self.max_tokens,
+            max_requests=self.max_requests,
         )
         parts = Parts(spec, system, None, None, credentials.redactor(), self.simulator_url, media)
         built: dict[str, TargetWorker] = {}
@@ -91,7 +95,8 @@ class ClusterSetup:
                 worker.places = self.places[name]
                 worker.health = type(worker.health)(answered=name in self.answered, address=worker.client.address())
                 built[name] = worker
-        budget = None if self.max_cost is None else Budget(self.max_cost)
+        caps = caps_of(spec)
+        budget = Budget(*caps) if caps else None
         return [
             (built[target.name], None if budget is None else budget_share(spec, target, budget))
             for target in self.asked
@@ -120,6 +125,8 @@ def cluster_setup(
         env=env,
         rules=replace(spec.rules, deadline_s=None),
         max_cost=spec.max_cost,
+        max_tokens=spec.max_tokens,
+        max_requests=spec.max_requests,
         simulator_url=simulator_url,
         answered=frozenset(
             worker.target.name for worker in workers if past is not None and past.has_reply(worker.target.name)

@@ -1,5 +1,7 @@
 """`--max-cost` → a cap, or an error that names what is missing for one: a price, an exchange rate, a limit on output.
 
+`--max-tokens-total` needs a limit on output as well, `--max-requests` nothing.
+
 A cap that cannot be guaranteed is refused before anything is sent. How it is enforced is `engine/budget.py`.
 """
 
@@ -16,19 +18,21 @@ from convbatch.dataset.reader import count_of
 from convbatch.dialogue import Dialogue, Settings, effective_settings
 from convbatch.engine.plan import max_output_bound
 from convbatch.errors import SetupError
-from convbatch.journal.manifest import Manifest, ManifestTarget
+from convbatch.journal.manifest import Manifest, ManifestOptions, ManifestTarget
 from convbatch.pricing import NOT_CURRENCIES, ExchangeRates, Money, display_amount, parse_money
 
 SHOWN = 5
+_WORST = {"--max-cost": "a worst-case cost", "--max-tokens-total": "the most tokens"}
 
 
-def resolve_cap(
-    text: str | None, manifest: Manifest, targets: Sequence[Target], command_line: Settings, copy: Path | None
+def resolve_caps(
+    caps: ManifestOptions, manifest: Manifest, targets: Sequence[Target], command_line: Settings, copy: Path | None
 ) -> Money | None:
-    """Return the cap of a run after checking that it can be guaranteed.
+    """Return the cap on the cost of a run after checking that it and the others can be guaranteed.
 
     Args:
-        text: `5USD`; a bare number if all targets bill one currency. None = no cap.
+        caps: The caps, as `run.json` has them. That on the cost is `5USD`, or a bare number if all targets bill one
+            currency. None = no cap.
         manifest: Holds the prices of the targets and of the current judge, and exchange rates.
         targets: The targets of the session.
         command_line: Settings that take precedence over all others.
@@ -37,8 +41,16 @@ def resolve_cap(
     Raises:
         SetupError: It cannot be guaranteed; the hint names what to add.
     """
-    if text is None:
-        return None
+    cap = None if caps.max_cost is None else _resolve_cost(caps.max_cost, manifest)
+    option = "--max-cost" if cap is not None else "--max-tokens-total" if caps.max_tokens_total is not None else None
+    if option is not None and copy is not None:
+        _refuse_unlimited(option, targets, command_line, copy)
+    if option is not None and manifest.current_judge is not None:
+        _refuse_unlimited_judge(option, manifest.current_judge)
+    return cap
+
+
+def _resolve_cost(text: str, manifest: Manifest) -> Money:
     money = parse_money(text)
     if money is None or money[0] <= 0:
         raise SetupError("--max-cost needs an amount of money", found=repr(text), hint=_amount_hint(text))
@@ -48,10 +60,6 @@ def resolve_cap(
     currencies = _currencies(manifest)
     cap = Money(amount=money[0], currency=money[1] or _single_currency(currencies, text))
     _refuse_unrelated(cap, currencies, manifest.rates)
-    if copy is not None:
-        _refuse_unlimited(targets, command_line, copy)
-    if manifest.current_judge is not None:
-        _refuse_unlimited_judge(manifest.current_judge)
     return cap
 
 
@@ -119,7 +127,7 @@ def _refuse_unrelated(cap: Money, currencies: Mapping[str, str], exchange_rates:
             )
 
 
-def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: Path) -> None:
+def _refuse_unlimited(option: str, targets: Sequence[Target], command_line: Settings, copy: Path) -> None:
     """Refuse turns without a limit on output, because their worst-case cost is unlimited."""
     from convbatch.dataset.snapshot import read_copy
 
@@ -139,12 +147,12 @@ def _refuse_unlimited(targets: Sequence[Target], command_line: Settings, copy: P
     if unlimited:
         never = next((t.gateway.name for t in targets if "max_output_tokens" in t.gateway.unset), None)
         raise SetupError(
-            f"--max-cost needs a worst-case cost for every call; {count_of(unlimited, 'turn')} set no "
+            f"{option} needs {_WORST[option]} for every call; {count_of(unlimited, 'turn')} set no "
             "max_output_tokens, or ask for several replies at once",
             found="; ".join(places[:SHOWN]) + ("; ..." if unlimited > SHOWN else ""),
             hint="add --max-output-tokens N, or max_output_tokens under [run.settings]"
             if never is None
-            else _unset_hint(never),
+            else _unset_hint(option, never),
         )
 
 
@@ -159,16 +167,18 @@ def _output_bound(target: Target, dialogue: Dialogue, turn: int, command_line: S
     return max_output_bound(settings)
 
 
-def _refuse_unlimited_judge(judge: ManifestTarget) -> None:
+def _refuse_unlimited_judge(option: str, judge: ManifestTarget) -> None:
     gateway = judge.gateway
     if max_output_bound(gateway.settings.without(gateway.unset)) is None:
         table = f"gateways.{_quoted(gateway.name)}.models.{json.dumps(judge.model)}.settings"
         never = "max_output_tokens" in gateway.unset
         raise SetupError(
-            f"--max-cost needs a worst-case cost for every call; the judge {judge.name} has no limit on output",
-            hint=_unset_hint(gateway.name) if never else f"add to the config: [{table}] max_output_tokens = 1000",
+            f"{option} needs {_WORST[option]} for every call; the judge {judge.name} has no limit on output",
+            hint=_unset_hint(option, gateway.name)
+            if never
+            else f"add to the config: [{table}] max_output_tokens = 1000",
         )
 
 
-def _unset_hint(gateway: str) -> str:
-    return f"remove max_output_tokens from `unset` of the gateway {gateway!r}, or run without --max-cost"
+def _unset_hint(option: str, gateway: str) -> str:
+    return f"remove max_output_tokens from `unset` of the gateway {gateway!r}, or run without {option}"

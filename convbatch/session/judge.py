@@ -28,10 +28,11 @@ from convbatch.errors import ConvbatchError, SetupError
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.manifest import Manifest, ManifestTarget
 from convbatch.pricing import ExchangeRates
-from convbatch.session.cost_cap import resolve_cap
+from convbatch.session.cost_cap import resolve_caps
 from convbatch.session.next_command import resume_line
 from convbatch.session.options import CheckOptions
 from convbatch.session.preflight import check_reachable
+from convbatch.session.run_caps import given_caps
 from convbatch.session.run_log import log_spec
 from convbatch.session.spec import Role, SessionResult, SessionSpec
 from convbatch.session.trust import remember_endpoint
@@ -106,12 +107,11 @@ def prepare_judging(folder: RunFolder, name: str, options: CheckOptions) -> Sess
         entry = replace(
             entry, prices=former.prices, served_prices=former.served_prices
         )  # the cost of earlier calls does not change; `report -c` reprices
-    max_cost = manifest.options.max_cost if options.max_cost is None else options.max_cost
     manifest = replace(
         manifest,
         judges=(*others.values(), entry),
         rates=ExchangeRates({**config.exchange_rates.rates, **manifest.rates.rates}),
-        options=replace(manifest.options, max_cost=max_cost),
+        options=replace(manifest.options, **given_caps(options, manifest.options)),
     )
     spec = SessionSpec(
         folder=folder,
@@ -185,14 +185,15 @@ def wants_judge(manifest: Manifest) -> bool:
 def _check_ready(spec: SessionSpec, *, run_commands: bool = True) -> SessionSpec:
     """Return the session with its cap, after the preflight checks; without questions no key command has to run."""
     check_reachable(spec.targets, spec.rules.concurrency, spec.credentials, run_commands=run_commands)
-    cap = resolve_cap(
-        spec.manifest.options.max_cost,
+    caps = spec.manifest.options
+    cap = resolve_caps(
+        caps,
         replace(spec.manifest, targets=tuple(one for one in spec.manifest.targets if one.prices is not None)),
         spec.targets,
         NO_SETTINGS,
         None,
     )
-    return replace(spec, max_cost=cap)
+    return replace(spec, max_cost=cap, max_tokens=caps.max_tokens_total, max_requests=caps.max_requests)
 
 
 class JudgeWork:

@@ -22,11 +22,15 @@ from convbatch.session.options import (
     option_fields,
     read_given,
 )
+from convbatch.session.run_caps import larger_options
 
 if TYPE_CHECKING:
     from convbatch.journal.manifest import Manifest
     from convbatch.journal.run_folder import RunFolder
     from convbatch.session.spec import SessionResult, SessionSpec
+
+
+NO_CAPS: Mapping[str, str] = {}
 
 
 def command_line(command: str, options: Any) -> str:
@@ -36,8 +40,13 @@ def command_line(command: str, options: Any) -> str:
     return " ".join(["convbatch", command, *words])
 
 
-def resume_line(spec: SessionSpec, max_cost: str | None = None) -> str:
-    """Return the `resume` command of a run: with what this session was given and the run folder does not keep."""
+def resume_line(spec: SessionSpec, caps: Mapping[str, str] = NO_CAPS) -> str:
+    """Return the `resume` command of a run: with what this session was given and the run folder does not keep.
+
+    Args:
+        spec: The session.
+        caps: Other caps, by field of the options.
+    """
     given: dict[str, Any] = {}
     if spec.options is not None:
         is_new = isinstance(spec.options, RunOptions)
@@ -45,7 +54,7 @@ def resume_line(spec: SessionSpec, max_cost: str | None = None) -> str:
         given = {name: value for name, value in given_options(spec.options).items() if name not in done}
         given["out"] = list(map(str, map(absolute, spec.options.reports)))
     options = read_given(ResumeOptions, given, run=str(spec.folder.path), env_file=spec.credentials.env_file)
-    return command_line("resume", options if max_cost is None else replace(options, max_cost=max_cost))
+    return command_line("resume", replace(options, **caps))
 
 
 def read_line(command: str, folder: RunFolder, *options: str) -> str:
@@ -126,6 +135,7 @@ def _given_before(manifest: Manifest) -> dict[str, Any]:
         **{name: selection.get(name) for name in ("ids", "tags", "limit")},
         **{name: getattr(settings, name) for name in ("temperature", "max_output_tokens", "seed", "thinking_budget")},
         **{name: getattr(manifest.options, name) for name in ("judge", "fail_under", "max_cost")},
+        **{name: str(cap) for name in ("max_tokens_total", "max_requests") if (cap := getattr(manifest.options, name))},
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -139,10 +149,9 @@ def _params(extra: Mapping[str, Any], above: str = "") -> Iterator[str]:
             yield f"{above}{name}={json.dumps(value, ensure_ascii=False)}"
 
 
-def larger_budget(result: SessionResult) -> str | None:
-    """Return a budget that lets the next request through, as an option's value; None if the budget did not end it."""
-    larger = result.larger_budget
-    return None if larger is None else f"{larger.amount:f}{larger.currency}"
+def larger_budget(result: SessionResult) -> dict[str, str]:
+    """Return caps that let the next request through, as options by field; none if no cap ended the session."""
+    return larger_options(result.larger_budget) if result.reason == "budget" else {}
 
 
 def _words(field: Field[Any], spec: OptionSpec, value: Any) -> Iterator[str]:

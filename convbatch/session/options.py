@@ -196,6 +196,21 @@ class LimitOptions:
         in_folder=True,
     )
     """`5USD`; a bare number where all targets bill in one currency. Includes the cost of earlier sessions."""
+    max_tokens_total: str | None = option(
+        "--max-tokens-total",
+        metavar="2M",
+        help="Cap on input and output tokens of the whole run; exit 4 when reached.",
+        panel=LIMITS,
+        in_folder=True,
+    )
+    """`2M`, `500k` or `1_000_000`; includes earlier sessions, retries and judges. So does `max_requests`."""
+    max_requests: str | None = option(
+        "--max-requests",
+        metavar="5k",
+        help="Cap on requests of the whole run, retries and judges included; exit 4 when reached.",
+        panel=LIMITS,
+        in_folder=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)

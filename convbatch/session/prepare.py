@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -49,12 +49,13 @@ from convbatch.journal.run_names import check_run_name, names_of
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.batch_checks import batch_issues, batch_mode, refuse_batch_options
 from convbatch.session.cluster_options import cluster_spec, refuse_for_workers
-from convbatch.session.cost_cap import resolve_cap
+from convbatch.session.cost_cap import resolve_caps
 from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
 from convbatch.session.media_checks import refuse_media, require_media
 from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, given_options, refuse_numbers
 from convbatch.session.preflight import check_reachable
+from convbatch.session.run_caps import given_caps, with_caps
 from convbatch.session.run_log import log_spec
 from convbatch.session.spec import SessionSpec
 from convbatch.session.tool_checks import tool_issues
@@ -104,6 +105,8 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         rules=checked.rules,
         reuse=checked.reuse,
         max_cost=cap,
+        max_tokens=manifest.options.max_tokens_total,
+        max_requests=manifest.options.max_requests,
         progress=options.progress and not options.follow,
         follow=options.follow,
         cluster=cluster,
@@ -134,6 +137,8 @@ class DryRun:
     rules: RunRules
     reuse: RunFolder | None
     max_cost: Money | None
+    max_tokens: int | None = None
+    max_requests: int | None = None
     missing_keys: tuple[str, ...]
     """Environment variables that a run would need and that are not set."""
 
@@ -161,6 +166,8 @@ def prepare_dry_run(options: RunOptions) -> Generator[DryRun]:
             rules=checked.rules,
             reuse=checked.reuse,
             max_cost=cap,
+            max_tokens=manifest.options.max_tokens_total,
+            max_requests=manifest.options.max_requests,
             missing_keys=missing,
         )
 
@@ -268,12 +275,12 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
     credentials = _credentials_to_resume(folder, gateways, options.env_file)
     # Of a finished run a command would print a key that nobody needs; if a turn is open after all, it is run then.
     check_reachable((*targets, *judges), rules.concurrency, credentials, run_commands=manifest.state != "finished")
-    max_cost = manifest.options.max_cost if options.max_cost is None else options.max_cost
+    manifest = with_caps(manifest, options)
     billed = manifest if judges else replace(manifest, judges=())  # an unused judge needs no cap
-    cap = resolve_cap(max_cost, billed, targets, rules.command_line, folder.dataset)
+    cap = resolve_caps(manifest.options, billed, targets, rules.command_line, folder.dataset)
     return SessionSpec(
         folder=folder,
-        manifest=replace(manifest, options=replace(manifest.options, max_cost=max_cost)),
+        manifest=manifest,
         targets=targets,
         credentials=credentials,
         rules=rules,
@@ -282,6 +289,8 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
         salvage=options.salvage,
         reuse=_previously_reused(trust, manifest),
         max_cost=cap,
+        max_tokens=manifest.options.max_tokens_total,
+        max_requests=manifest.options.max_requests,
         progress=options.progress,
         handle_signals=handle_signals,
         log=log_spec(options),
@@ -486,10 +495,14 @@ def _dataset(
             _refuse_settings(copy, checked)
         for note in report.notes if notes else ():
             log_note(note)
-        max_cost = checked.config.run.max_cost if options.max_cost is None else options.max_cost
+        caps = given_caps(options, checked.config.run)
         _refuse_gate(checked.fail_under, report, has_judge=checked.judge is not None)
-        manifest = _manifest(options, checked, report, datetime.now(UTC), max_cost)
-        yield copy, manifest, resolve_cap(max_cost, manifest, checked.targets, checked.rules.command_line, copy)
+        manifest = _manifest(options, checked, report, datetime.now(UTC), caps)
+        yield (
+            copy,
+            manifest,
+            resolve_caps(manifest.options, manifest, checked.targets, checked.rules.command_line, copy),
+        )
 
 
 def _refuse_gate(fail_under: str | None, report: CopyReport, *, has_judge: bool) -> None:
@@ -523,7 +536,7 @@ def _new_folder(options: RunOptions, started: datetime) -> RunFolder:
 
 
 def _manifest(
-    options: RunOptions, checked: _CheckedOptions, report: CopyReport, started: datetime, max_cost: str | None
+    options: RunOptions, checked: _CheckedOptions, report: CopyReport, started: datetime, caps: Mapping[str, Any]
 ) -> Manifest:
     """Return the manifest without the run's name and origin."""
     # When they are needed another run may be `latest`, and another config may be in the working directory.
@@ -560,7 +573,7 @@ def _manifest(
             batch=rules.batch == "batch",
             batch_window=rules.batch_window,
             reuse=None if reuse is None else str(reuse.path.resolve()),
-            max_cost=max_cost,
+            **caps,
             fail_under=checked.fail_under,
             judge=None if checked.judge is None else checked.judge.name,
             given=given_options(found),

@@ -12,24 +12,23 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from convbatch._version import __version__
-from convbatch.errors import ConvbatchError, JournalError, SetupError, naming_memory_errors
+from convbatch.errors import ConvbatchError, JournalError, naming_memory_errors
 from convbatch.exit_codes import ExitCode, worst
+from convbatch.session.run_caps import budget_share, open_budget
 from convbatch.session.signals import stop_on_signals
 from convbatch.session.spec import SessionResult, SessionSpec
 
 if TYPE_CHECKING:
     from convbatch.cluster.crew import Crew
-    from convbatch.config.gateways import Gateway, Target
-    from convbatch.engine.budget import Budget, BudgetShare
+    from convbatch.config.gateways import Gateway
+    from convbatch.engine.budget import Budget
     from convbatch.engine.http_values import Transport
     from convbatch.engine.plan import Conversation
     from convbatch.engine.runner import Runner
-    from convbatch.journal.index import Archive, TurnHistory
-    from convbatch.journal.manifest import Manifest, ManifestTarget
+    from convbatch.journal.index import Archive
     from convbatch.journal.run_folder import RunFolder
     from convbatch.journal.writer import Journal
     from convbatch.session.progress import Progress
@@ -96,7 +95,7 @@ async def run_session_async(
         stack.callback(journal.release)
         spooled = await _deliver_spools(spec, journal)
         past = stack.enter_context(_archive(spec.folder)) if spec.resumed else None
-        budget = _open_budget(spec, past)  # before run.json is written: a refused budget must not be stored
+        budget = open_budget(spec, past)  # before run.json is written: a refused budget must not be stored
         spec.folder.write_manifest(replace(spec.manifest, state=work.initial_state(spec.folder), journal=journal.end))
         rows = work.count_rows(spec, past)
         progress = _open_progress(spec, stack, system, rows)
@@ -250,64 +249,6 @@ async def _run_all(runner: Runner, plans: Mapping[str, Iterator[Conversation]]) 
     return None
 
 
-def _open_budget(spec: SessionSpec, past: Archive | None) -> Budget | None:
-    """Return the budget of the run, reduced by what earlier sessions spent; None without a cap.
-
-    Raises:
-        SetupError: An earlier call may have been paid, and there is no upper bound on its cost.
-    """
-    if spec.max_cost is None:
-        return None
-    from convbatch.engine.budget import Budget
-    from convbatch.results.costs import paid_attempts
-
-    budget = Budget(spec.max_cost)
-    if past is None:
-        return budget
-    unbounded = 0
-    for target, history in _all_turns(spec.manifest, past):
-        prices = None if target is None else target.prices
-        if prices is None and target is not None and target.simulated:
-            continue
-        factor = None if prices is None else spec.manifest.rates.factor(prices.currency, budget.cap.currency)
-        for attempt in paid_attempts(history, target):
-            cost = attempt.bound if attempt.cost is None else attempt.cost
-            if cost is None or factor is None:
-                unbounded += 1
-            else:
-                budget.spend(Fraction(cost) * factor, is_assumed=attempt.cost is None)
-    if unbounded:
-        raise SetupError(
-            f"{unbounded} earlier calls of this run may have been paid, and their cost is unknown",
-            hint="a budget must be set when a run starts; continue without --max-cost, or start a new run with --reuse "
-            "of this one",
-        )
-    return budget
-
-
-def _all_turns(manifest: Manifest, past: Archive) -> Iterator[tuple[ManifestTarget | None, TurnHistory]]:
-    """Yield every turn and judge call of the run, each with its target's or judge's entry in `run.json`."""
-    targets = {target.name: target for target in manifest.targets}
-    judges = {judge.name: judge for judge in manifest.judges}
-    for transcript in past.transcripts():
-        for history in transcript.turns.values():
-            yield targets.get(transcript.target), history
-    for judge_call in past.all_judge_calls():
-        yield judges.get(judge_call.judge), judge_call.history
-
-
-def budget_share(spec: SessionSpec, target: Target, budget: Budget) -> BudgetShare:
-    """Return a target's access to the budget of the session."""
-    from convbatch.engine.budget import BudgetShare
-
-    recorded = next(one for one in spec.work.recorded_targets(spec.manifest) if one.name == target.name)
-    prices = recorded.batch_prices if spec.rules.batch == "batch" else recorded.prices
-    assert prices is not None, target.name  # resolve_cap refuses a budget without prices
-    factor = spec.manifest.rates.factor(prices.currency, budget.cap.currency)
-    assert factor is not None, target.name  # and one without exchange rates
-    return BudgetShare(budget=budget, prices=prices, factor=factor)
-
-
 def _session_result(rows: int, runner: Runner, budget: Budget | None, error: ConvbatchError | None) -> SessionResult:
     closed = sum(worker.closed for worker in runner.workers)
     suspended = {worker.target.name: worker.suspended for worker in runner.workers if worker.suspended is not None}
@@ -326,7 +267,7 @@ def _session_result(rows: int, runner: Runner, budget: Budget | None, error: Con
         open_turns=rows - closed,
         suspended=suspended,
         budget=None if budget is None else str(budget),
-        larger_budget=None if budget is None else budget.larger,
+        larger_budget=() if budget is None else budget.larger,
         bugs=tuple(runner.bugs),
         error=error,
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from convbatch.config.credentials import Credentials
     from convbatch.config.gateways import Target
     from convbatch.dialogue import Dialogue
+    from convbatch.engine.budget import Cap
     from convbatch.engine.conversation import Past
     from convbatch.engine.plan import Conversation
     from convbatch.engine.runner import Runner, RunRules
@@ -155,7 +156,9 @@ class SessionSpec:
     salvage: bool = False
     reuse: RunFolder | None = None
     max_cost: Money | None = None
-    """Cap on the whole run, earlier sessions included."""
+    """Cap on the whole run, earlier sessions included; so are the next two."""
+    max_tokens: int | None = None
+    max_requests: int | None = None
     progress: bool = True
     notes: bool = True
     """Print notes to stderr; responses to signals are printed in any case."""
@@ -176,6 +179,11 @@ class SessionSpec:
     made_here: bool = True
     """False where the run folder was created elsewhere."""
 
+    @property
+    def has_caps(self) -> bool:
+        """Whether the run has a cap on its cost, tokens or requests."""
+        return (self.max_cost, self.max_tokens, self.max_requests) != (None, None, None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionResult:
@@ -195,8 +203,8 @@ class SessionResult:
     """Latest error of each target that gave no answer after it, by target name."""
     budget: str | None = None
     """Amount spent and cap, as text; None without a budget."""
-    larger_budget: Money | None = None
-    """A cap that lets the run continue."""
+    larger_budget: tuple[Cap, ...] = ()
+    """Caps that let the run continue, in place of those that ended the session."""
     bugs: tuple[str, ...] = ()
     error: ConvbatchError | None = None
     """What stopped the session after requests may have been sent; None if nothing did."""

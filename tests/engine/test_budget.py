@@ -247,18 +247,18 @@ def test_no_sequence_of_calls_exceeds_the_cap_or_leaves_a_caller_waiting_forever
         reached = False
         for step, number in steps:
             if step == "reserve":
-                waiting.append(asyncio.create_task(budget.reserve(number * factor)))
+                waiting.append(asyncio.create_task(budget.reserve((number * factor,))))
             elif step == "cancel" and waiting:
                 waiting.pop(number % len(waiting)).cancel()
             elif held:
                 reservation = held.pop(number % len(held))
                 if step == "settle":
-                    reservation.settle(reservation.amount * number / 20)
+                    reservation.settle((reservation.amounts[0] * number / 20,))
                 elif step == "forget":
                     reservation.is_sent = True
                 reservation.close()
             reached = await collect_finished(waiting, held) or reached
-            assert budget.spent + sum(one.amount for one in held) <= cap
+            assert budget.accounts[0].spent + sum(one.amounts[0] for one in held) <= cap
             assert not waiting or held, "a caller waits although no reservation is held"
             assert not (reached and waiting)
         budget.close()
@@ -281,10 +281,10 @@ def test_a_settled_budget_is_idle_and_ends_every_wait_in_any_currency(
         assert factor is not None
         share = BudgetShare(budget=Budget(Money(amount=Decimal(10_000), currency="EUR")), prices=PRICES, factor=factor)
         held = [await share.reserve({"most_input_tokens": size, "max_output_tokens": 9}) for size, _ in sizes]
-        late = asyncio.create_task(share.budget.reserve(Fraction(10_001)))
+        late = asyncio.create_task(share.budget.reserve((Fraction(10_001),)))
         for reservation, (_, percent) in zip(held, sizes, strict=True):
             assert not late.done()
-            reservation.settle(reservation.amount * percent / 100)
+            reservation.settle((reservation.amounts[0] * percent / 100,))
         with pytest.raises(BudgetReached):
             await asyncio.wait_for(late, 1)
 
@@ -324,9 +324,9 @@ def test_max_cost_holds_over_real_sockets_at_concurrency_64(
 
 async def test_what_a_budget_assumes_is_not_shown_as_spent() -> None:
     budget = Budget(usd(10))
-    (await budget.reserve(Fraction(2))).settle(Fraction(1))
+    (await budget.reserve((Fraction(2),))).settle((Fraction(1),))
     assert str(budget) == "1.00 USD of 10.00 USD spent"
-    (await budget.reserve(Fraction(3))).settle(None)
+    (await budget.reserve((Fraction(3),))).settle(None)
     assert str(budget) == "4.00 USD of 10.00 USD spent, 3.00 USD of it assumed for calls whose cost is unknown"
 
 
@@ -347,11 +347,11 @@ def test_a_reply_with_impossible_counts_is_settled_at_the_worst_case(counts: Pla
     body = encode_json({"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "usage": counts})
     attempt = Attempt(outcome=PROTOCOLS["openai"].parse_response(body), cls="replied")
 
-    async def settled() -> Fraction:
+    async def settled() -> Fraction | int:
         share = BudgetShare(budget=Budget(usd(1)), prices=PRICES, factor=Fraction(1))
         reservation = await share.reserve({"most_input_tokens": 100, "max_output_tokens": 20})
         share.settle(reservation, attempt)
-        return share.budget.spent
+        return share.budget.accounts[0].spent
 
     assert asyncio.run(settled()) == Fraction(int(spent), 1_000_000)
 

@@ -511,6 +511,8 @@ class VirtualRun:
         cancel_after_s: float | None = None,
         gap_s: float = 5.0,
         max_cost: Money | None = None,
+        max_tokens: int | None = None,
+        max_requests: int | None = None,
         trouble: Trouble | None = None,
         room: int | None = None,
         short: float = 0.0,
@@ -526,6 +528,8 @@ class VirtualRun:
             cancel_after_s: When to cancel the session, as a caller that awaits `convbatch.replay` can.
             gap_s: Time since the previous session; longer than any request is in transit.
             max_cost: The budget of the whole run.
+            max_tokens: Its cap on tokens.
+            max_requests: Its cap on requests.
             trouble: Disk failure.
             room: Bytes until the disk is full.
             short: Share of writes that accept only a part of their bytes.
@@ -549,7 +553,8 @@ class VirtualRun:
             transports: list[VirtualTransport] = []
 
             async def main() -> SessionResult | None:
-                spec = self._session_spec(disk, salvage=salvage, max_cost=max_cost, **rules)
+                spec = self._session_spec(disk, salvage=salvage, **rules)
+                spec = replace(spec, max_cost=max_cost, max_tokens=max_tokens, max_requests=max_requests)
                 system = System(clock=clock, random=chance, disk=disk)
                 connect = self._network(process.power, transports)
                 return await _cancelled(run_session_async(spec, system=system, connect=connect), cancel_after_s)
@@ -594,7 +599,7 @@ class VirtualRun:
             self.platter.lose_power(chance)
         return result
 
-    def _session_spec(self, disk: VirtualDisk, *, salvage: bool, max_cost: Money | None, **rules: Any) -> SessionSpec:
+    def _session_spec(self, disk: VirtualDisk, *, salvage: bool, **rules: Any) -> SessionSpec:
         return SessionSpec(
             folder=RunFolder.open(self.path, disk=disk),
             manifest=self.manifest,
@@ -603,7 +608,6 @@ class VirtualRun:
             rules=replace(self.rules, **rules),
             resumed=bool(self.ended),
             salvage=salvage,
-            max_cost=max_cost,
             progress=False,
             notes=False,
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from typing import Any, Literal
 
 from convbatch.dialogue import Settings
@@ -211,12 +210,11 @@ class BatchRunner(Runner):
     def _reopen_budget(self, worker: TargetWorker, jobs: TargetJobs) -> None:
         """Reserve again what earlier sessions counted as spent for requests whose results are still to come."""
         share, prices = worker.budget_share, self._batch_prices.get(worker.target.name)
-        if share is None or prices is None:
+        if share is None:
             return
         for line in jobs.earlier_lines():
-            if "most_input_tokens" in line.intent and "max_output_tokens" in line.intent:
-                worst = prices.ceiling(line.intent["most_input_tokens"], line.intent["max_output_tokens"])
-                line.reservation = share.budget.reopen(Fraction(worst) * share.factor)
+            if share.can_reserve(line.intent, prices):
+                line.reservation = share.reopen(line.intent, prices)
 
     async def _ask_cached(
         self, worker: TargetWorker, state: ConversationState, number: int, key: str, settings: Settings

@@ -220,7 +220,7 @@ def _facts(reported: ReportedRun) -> Iterator[tuple[str, str]]:
 
 
 def _options(manifest: Manifest) -> str:
-    names = ("concurrency", "max_attempts", "max_cost", "reuse", "fail_under")
+    names = ("concurrency", "max_attempts", "max_cost", "max_tokens_total", "max_requests", "reuse", "fail_under")
     return _json({name: value for name in names if (value := getattr(manifest.options, name)) is not None})
 
 
