@@ -53,6 +53,7 @@ def _may_be_finished(spec: SessionSpec) -> bool:
         isinstance(options, ResumeOptions)
         and spec.manifest.state == "finished"
         and not spec.salvage
+        and not spec.retry_failed
         and not spec.has_caps
         and not spec.log.is_wanted
         and spec.on_status is None

@@ -95,8 +95,8 @@ def table_maker(folder: RunFolder) -> Generator[TableMaker]:
 def is_worth_it(spec: SessionSpec) -> bool:
     """Return whether the tables of a session are made while it goes."""
     is_large = spec.manifest.planned.rows >= LEAST_ROWS and _cores() > 1
-    # A salvage rewrites the journal, and a judge changes the tables after the replies.
-    return is_large and not spec.salvage and not wants_judge(spec.manifest)
+    # A salvage rewrites the journal, turns that are opened again take back results, and a judge adds to the tables.
+    return is_large and not (spec.salvage or spec.retry_failed) and not wants_judge(spec.manifest)
 
 
 def _stream(pipe: IO[bytes] | None) -> IO[bytes]:

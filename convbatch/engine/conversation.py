@@ -29,6 +29,8 @@ class PastTurn(Protocol):
 
     status: Status | None
     attempts: int
+    is_reopened: bool
+    """Whether a user asked for another answer to its question."""
 
     @property
     def error_kind(self) -> str | None:

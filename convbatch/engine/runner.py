@@ -322,6 +322,8 @@ class Runner:
     ) -> TurnEnd | None:
         if self._reuse is None or state.ended is not None or state.step > 1:
             return None
+        if (past := state.past.get(number)) is not None and past.is_reopened:
+            return None
         name, archive = self._reuse
         found = archive.turn_by_key(key, state.conversation.repeat)
         if found is None:

@@ -127,6 +127,8 @@ class TurnHistory:
     last_failure: dict[str, Any] | None = None
     """The latest `outcome` record without a complete reply, for this key."""
     reused_from: str | None = None
+    is_reopened: bool = False
+    """Whether a user asked for another answer to this question."""
     outcomes: list[dict[str, Any]] = field(default_factory=list)
     intents: list[dict[str, Any]] = field(default_factory=list)
     attempts: int = 0
@@ -200,6 +202,7 @@ class TurnHistory:
         self.key = key
         self.status = self.reason = self.kept = self.last_failure = self.reused_from = None
         self.steps = []
+        self.is_reopened = False
 
     def _add_intent(self, record: dict[str, Any]) -> None:
         self.intents.append(record)
@@ -233,6 +236,10 @@ class TurnHistory:
 
     def _add_turn(self, record: dict[str, Any]) -> None:
         status = record["status"]
+        if "reopens" in record:  # `resume --retry-failed`: what the turn had is history, and its earlier steps stand
+            self.status = self.reason = self.kept = self.reused_from = None
+            self.is_reopened = self.is_reopened or record["reopens"] != "skipped"
+            return
         if status == "skipped":
             self.kept = self.reused_from = None
         if status in REUSABLE and self.kept is None:

@@ -166,6 +166,7 @@ def prepare_judging_after(spec: SessionSpec, result: SessionResult) -> SessionSp
             work=JudgeWork(),
             resumed=True,
             salvage=False,
+            retry_failed=frozenset(),
             reuse=None,
         ),
         run_commands=False,

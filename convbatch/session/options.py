@@ -491,6 +491,14 @@ class ResumeOptions(
         panel=RETRY,
         one_session=True,
     )
+    retry_failed: tuple[str, ...] = option(
+        "--retry-failed",
+        default=(),
+        metavar="KIND",
+        help="Of the failed turns, ask only those again, e.g. timeout; blocked, empty too; any = all errors.",
+        panel=RETRY,
+        one_session=True,
+    )
     batch: bool = option(
         "--no-batch",
         default=True,

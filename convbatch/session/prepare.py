@@ -55,6 +55,7 @@ from convbatch.session.media_checks import refuse_media, require_media
 from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, given_options, refuse_numbers
 from convbatch.session.preflight import check_reachable
+from convbatch.session.reopen import parse_kinds
 from convbatch.session.run_caps import given_caps, with_caps
 from convbatch.session.run_log import log_spec
 from convbatch.session.spec import SessionSpec
@@ -287,6 +288,7 @@ def prepare_resume(options: ResumeOptions, *, handle_signals: bool = True) -> Se
         resumed=True,
         cluster=cluster,
         salvage=options.salvage,
+        retry_failed=parse_kinds(options.retry_failed),
         reuse=_previously_reused(trust, manifest),
         max_cost=cap,
         max_tokens=manifest.options.max_tokens_total,
@@ -324,7 +326,7 @@ def _previous_options(options: ResumeOptions, manifest: Manifest) -> tuple[tuple
         concurrency=options.concurrency or manifest.options.concurrency,
         max_attempts=options.max_attempts or manifest.options.max_attempts or DEFAULT_MAX_ATTEMPTS,
         command_line=manifest.settings,
-        retry_errors=options.retry_errors,
+        retry_errors=options.retry_errors and not options.retry_failed,
         deadline_s=options.deadline_s,
     )
     return tuple(overrides.of_target(target_from_manifest(one)) for one in manifest.targets), rules

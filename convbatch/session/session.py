@@ -102,6 +102,13 @@ async def run_session_async(
         connect = _start_log(spec, stack, system, progress, connect or http_transports(spec.credentials))
         for note in (*_journal_notes(spec, journal), *spooled):
             progress.note(note)
+        if spec.retry_failed and past is not None:
+            from convbatch.session.reopen import reopen
+
+            reopened = await reopen(journal, past, spec.retry_failed)
+            for line in reopened.lines():
+                progress.note(line)
+            past = stack.enter_context(_archive(spec.folder)) if reopened else past
         reuse = None
         if spec.reuse is not None:
             reuse = (spec.reuse.name, stack.enter_context(_archive(spec.reuse, by_key=True)))

@@ -154,6 +154,8 @@ class SessionSpec:
     work: Work = field(default_factory=ModelWork)
     resumed: bool = False
     salvage: bool = False
+    retry_failed: frozenset[str] = frozenset()
+    """Kinds of failed turns that are opened again."""
     reuse: RunFolder | None = None
     max_cost: Money | None = None
     """Cap on the whole run, earlier sessions included; so are the next two."""

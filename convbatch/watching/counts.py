@@ -189,6 +189,10 @@ class RunCounts:
             return
         self._reopen(record)
         status = record["status"]
+        if status == "pending":  # opened again by `--retry-failed`
+            if record["reopens"] not in _REOPENED:
+                self._of(record).statuses[record["reopens"]] -= 1
+            return
         self._of(record).statuses[status] += 1
         if status in _REOPENED:
             self._failed[_row(record)] = status

@@ -513,6 +513,7 @@ class VirtualRun:
         max_cost: Money | None = None,
         max_tokens: int | None = None,
         max_requests: int | None = None,
+        retry_failed: Iterable[str] = (),
         trouble: Trouble | None = None,
         room: int | None = None,
         short: float = 0.0,
@@ -530,6 +531,7 @@ class VirtualRun:
             max_cost: The budget of the whole run.
             max_tokens: Its cap on tokens.
             max_requests: Its cap on requests.
+            retry_failed: Kinds of `--retry-failed`; other failed turns stay as they are.
             trouble: Disk failure.
             room: Bytes until the disk is full.
             short: Share of writes that accept only a part of their bytes.
@@ -555,6 +557,7 @@ class VirtualRun:
             async def main() -> SessionResult | None:
                 spec = self._session_spec(disk, salvage=salvage, **rules)
                 spec = replace(spec, max_cost=max_cost, max_tokens=max_tokens, max_requests=max_requests)
+                spec = replace(spec, retry_failed=frozenset(retry_failed))
                 system = System(clock=clock, random=chance, disk=disk)
                 connect = self._network(process.power, transports)
                 return await _cancelled(run_session_async(spec, system=system, connect=connect), cancel_after_s)

@@ -1,0 +1,251 @@
+"""`resume --retry-failed KIND`: which turns are asked again, what is paid, and what a kill in the middle leaves."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import convbatch as cb
+from convbatch.dialogue import Settings
+from convbatch.engine.runner import RunRules
+from convbatch.errors import SetupError
+from convbatch.session.reopen import KINDS, parse_kinds
+from convbatch.simulator.fault_script import FaultScript
+from convbatch.simulator.provider import Provider
+from convbatch.simulator.server import Server
+from tests.conftest import Command, config_for, write_dataset
+from tests.engine.test_budget import PRICES, dialogues
+from tests.support import virtual_run_laws as laws
+from tests.support.virtual_disk import Kill
+from tests.support.virtual_run import KEY, Host, VirtualRun
+
+BLOCKED = {"action": "reply", "kind": "output-blocked"}
+EMPTY = {"action": "reply", "kind": "empty"}
+BAD_REQUEST = {"action": "error", "kind": "bad_request"}
+TOO_LONG = {
+    "action": "body",
+    "status": 400,
+    "text": '{"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": "The input token count (5000) exceeds '
+    'the maximum number of tokens allowed (4096)."}}',
+}
+BAD_GATEWAY = {"action": "error", "status": 502, "body": "html", "billed": True}
+
+
+def faults(*rules: dict[str, Any]) -> FaultScript:
+    return FaultScript.of(list(rules))
+
+
+class Lab:
+    """A run of 4 dialogues with 3 turns each, of which the second is bad; further sessions by `resume`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        convbatch: Command,
+        simulator: Callable[[Provider], Server],
+        fault: dict[str, Any],
+        *options: str,
+    ) -> None:
+        self._convbatch = convbatch
+        self.out = folder / "out"
+        self.provider = Provider(faults=faults({"match": {"turn": 2, **fault.pop("match", {})}, **fault}))
+        write_dataset(folder / "d.jsonl", 4, 3, scripted=False)
+        (folder / "convbatch.toml").write_text(
+            config_for(simulator(self.provider).url, models='[run]\nmodels = ["sim-good@at-gemini"]\n\n')
+        )
+        self.begun = convbatch("run", "d.jsonl", "-o", "out", *options)
+
+    def resume(self, *options: str) -> Any:
+        """Resume the run with a gateway that has become good."""
+        self.provider.faults = FaultScript()
+        return self._convbatch("resume", "out", *options)
+
+    @property
+    def statuses(self) -> list[str]:
+        return cb.load(self.out).turns["status"].tolist()
+
+    @property
+    def sent(self) -> int:
+        return len(self.provider.ledger.entries)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "status", "paid"),
+    [
+        (BLOCKED, "blocked", "blocked", "4 had a reply, which was paid"),
+        (EMPTY, "empty", "empty", "4 had a reply, which was paid"),
+        (TOO_LONG, "context_length", "error", None),
+        (TOO_LONG, "any", "error", None),
+        (BAD_GATEWAY, "server_error", "error", "4 may have been paid"),
+    ],
+    ids=["blocked", "empty", "context_length", "any", "server_error"],
+)
+def test_turns_of_a_kind_are_asked_again_with_those_behind_them(
+    fault: dict[str, Any],
+    kind: str,
+    status: str,
+    paid: str | None,
+    convbatch: Command,
+    simulator: Callable[[Provider], Server],
+    tmp_path: Path,
+) -> None:
+    lab = Lab(tmp_path, convbatch, simulator, dict(fault))
+    assert lab.statuses == ["ok", status, "skipped"] * 4, lab.begun.err
+    before, old = lab.sent, cb.load(lab.out).attempts
+    done = lab.resume("--retry-failed", kind)
+    assert done.code == 0, done.err
+    assert lab.statuses == ["ok"] * 12
+    assert lab.sent == before + 8, "4 turns, and 4 behind them"
+    text = " ".join(done.err.split())
+    assert "asked again: 4 " in text
+    assert "4 turns skipped behind them" in text
+    assert (paid or "asked again") in text
+    assert ("paid in addition" in text) == (paid is not None)
+    run = cb.load(lab.out)
+    assert len(run.attempts) == len(old) + 8, "the former outcomes stay in the attempts"
+    assert len(run.turns) == 12
+
+
+def test_other_failures_are_left_alone_and_a_kind_that_did_not_occur_sends_nothing(
+    convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path, convbatch, simulator, dict(BAD_GATEWAY))
+    before = lab.sent
+    done = lab.resume("--retry-failed", "timeout,blocked")
+    assert (done.code, lab.sent) == (3, before), "the other turns are still open"
+    assert "no turn of this run failed with blocked or timeout; there are: 4 server_error" in " ".join(done.err.split())
+    assert lab.resume("--retry-failed", "server-error").code == 0
+    assert lab.statuses == ["ok"] * 12
+    done = lab.resume("--retry-failed", "any")
+    assert (done.code, lab.sent) == (0, before + 8)
+    assert "no turn of this run failed with any" in done.err
+
+
+def test_an_unknown_kind_is_refused_with_the_nearest(
+    convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path, convbatch, simulator, dict(BLOCKED))
+    before = lab.sent
+    done = lab.resume("--retry-failed", "time-outs")
+    text = " ".join(done.err.split())
+    assert (done.code, lab.sent) == (2, before)
+    assert "unknown kind 'time-outs'" in text
+    assert "did you mean 'timeout'?" in text
+    assert "rate_limit" in text
+
+
+def test_a_turn_that_is_blocked_again_ends_its_dialogue_again(
+    convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path, convbatch, simulator, dict(BLOCKED))
+    before = lab.sent
+    done = convbatch("resume", "out", "--retry-failed", "blocked")
+    assert done.code == 0, done.err
+    assert lab.statuses == ["ok", "blocked", "skipped"] * 4
+    assert lab.sent == before + 4
+    assert convbatch("resume", "out").code == 0
+    assert lab.sent == before + 4
+
+
+def test_both_replies_are_in_the_bill(
+    convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path, convbatch, simulator, dict(BLOCKED))
+    with (tmp_path / "convbatch.toml").open("a") as config:
+        config.write('[prices.at-gemini."*"]\ncurrency = "USD"\ninput = 1\noutput = 10\n')
+    run = convbatch("run", "d.jsonl", "-o", "priced")
+    assert run.code == 0, run.err
+    begun = lab.sent - 8
+    lab.provider.faults = FaultScript()
+    assert convbatch("resume", "priced", "--retry-failed", "blocked").code == 0
+    entries = lab.provider.ledger.entries[begun:]
+    bill = sum((e.input_tokens or 0) + 10 * (e.output_tokens or 0) for e in entries if e.billed) / 1e6
+    turns = cb.load(tmp_path / "priced").turns
+    assert abs(turns["cost"].sum() + turns["failed_cost"].fillna(0).sum() - bill) < 1e-9
+    assert (turns["failed_cost"].fillna(0) > 0).sum() == 4
+
+
+def test_a_reply_that_another_run_gave_is_not_taken_over_again(
+    convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path, convbatch, simulator, dict(BLOCKED))
+    assert convbatch("run", "d.jsonl", "-o", "second", "--reuse", "out").code == 0
+    before = lab.sent
+    lab.provider.faults = FaultScript()
+    assert convbatch("resume", "second", "--retry-failed", "blocked").code == 0
+    assert lab.sent == before + 8
+    assert cb.load(tmp_path / "second").turns["status"].tolist() == ["ok"] * 12
+
+
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 40))])
+def test_a_kill_in_the_middle_leaves_a_run_that_resume_finishes(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    rules = [
+        {"match": {"probability": 0.2}, **BLOCKED},
+        {"match": {"probability": 0.1}, **EMPTY},
+        {"match": {"probability": 0.1}, **BAD_REQUEST},
+    ]
+    provider = Provider(keys={KEY}, seed=seed, faults=faults(*rules), latency_s=(0.05, 0.5))
+    virtual_run = VirtualRun(
+        tmp_path / "run",
+        [Host(provider)],
+        dialogues(20),
+        seed=seed,
+        rules=RunRules(command_line=Settings(max_output_tokens=40), concurrency=8),
+        prices=PRICES,
+    )
+    virtual_run.run_session(retry_errors=False)
+    first = cb.load(tmp_path / "run").turns["status"].tolist()
+    assert {"blocked", "empty", "error", "skipped"} <= set(first)
+    provider.faults = FaultScript()
+    kinds = chance.choice([["blocked"], ["blocked", "empty"], ["any"], ["any", "blocked", "empty"]])
+    kill = Kill(in_write=chance.randint(1, 12)) if chance.random() < 0.5 else Kill(after_s=chance.uniform(0.01, 2))
+    virtual_run.run_session(kill=kill, retry_failed=kinds, retry_errors=False)
+    middle = cb.load(tmp_path / "run")
+    assert len(middle.turns) == len(virtual_run.planned)
+    virtual_run.run_session(gap_s=60, retry_failed=kinds, retry_errors=False)
+    virtual_run.finish()
+    story = laws.Story(virtual_run)
+    laws.every_answer_is_journaled_once(story)
+    laws.durable_records_are_kept(story)
+    laws.every_billed_request_is_journaled(story)
+    laws.token_counts_equal_the_ledger(story)
+    laws.conversations_are_sequential(story)
+    run = cb.load(tmp_path / "run")
+    statuses = run.turns["status"].tolist()
+    assert len(statuses) == len(virtual_run.planned)
+    assert "error" not in statuses
+    for kind in {"blocked", "empty"} & set(kinds):
+        assert kind not in statuses
+    assert ("skipped" in statuses) == ("blocked" in statuses or "empty" in statuses)
+    assert len(run.attempts) >= len(provider.ledger.entries)
+
+
+@given(st.lists(st.sampled_from(KINDS), min_size=1), st.booleans())
+def test_kinds_are_read_by_commas_and_repetition(kinds: list[str], dashes: bool) -> None:
+    texts = [kind.replace("_", "-") if dashes else kind.upper() for kind in kinds]
+    assert parse_kinds(texts) == parse_kinds([",".join(texts)]) == frozenset(kinds)
+
+
+@given(st.text(max_size=8).filter(lambda text: not set(text.lower().replace("-", "_").split(",")) & set(KINDS)))
+def test_any_other_kind_is_refused(text: str) -> None:
+    with pytest.raises(SetupError, match="unknown kind"):
+        parse_kinds([text])
+
+
+def test_the_journal_says_what_was_opened_again(
+    convbatch: Command, simulator: Callable[[Provider], Server], tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path, convbatch, simulator, dict(BLOCKED))
+    assert lab.resume("--retry-failed", "blocked").code == 0
+    lines = (lab.out / "journal" / "000001.jsonl").read_bytes().splitlines()
+    reopened = [record for record in map(orjson.loads, lines) if "reopens" in record]
+    assert [record["reopens"] for record in reopened] == ["blocked", "skipped"] * 4
+    assert {record["status"] for record in reopened} == {"pending"}
