@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def tokens(entries: Sequence[Entry]) -> int:
 def test_no_cap_is_exceeded_despite_faults_kills_and_interruptions(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
     virtual_run = faulty_run(tmp_path / "run", seed, count=30)
-    caps = {"max_tokens": chance.choice([6_000, 15_000, 40_000]), "max_requests": chance.choice([60, 100, 200])}
+    caps: Plain = {"max_tokens": chance.choice([6_000, 15_000, 40_000]), "max_requests": chance.choice([60, 100, 200])}
     if chance.random() < 0.5:
         caps["max_cost"] = usd(chance.choice(["0.01", "0.02"]))
     virtual_run.run_session(kill=Kill(after_s=chance.uniform(0.3, 5)), **caps)
@@ -91,7 +92,7 @@ def test_caps_together_are_never_exceeded_and_leave_no_caller_waiting_forever(
             elif held:
                 reservation = held.pop(number % len(held))
                 if step == "settle":
-                    reservation.settle((reservation.amounts[0] / 2, None, other % 2))
+                    reservation.settle((Fraction(reservation.amounts[0]) / 2, None, other % 2))
                 elif step == "forget":
                     reservation.is_sent = True
                 reservation.close()
