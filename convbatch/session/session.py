@@ -102,13 +102,7 @@ async def run_session_async(
         connect = _start_log(spec, stack, system, progress, connect or http_transports(spec.credentials))
         for note in (*_journal_notes(spec, journal), *spooled):
             progress.note(note)
-        if spec.retry_failed and past is not None:
-            from convbatch.session.reopen import reopen
-
-            reopened = await reopen(journal, past, spec.retry_failed)
-            for line in reopened.lines():
-                progress.note(line)
-            past = stack.enter_context(_archive(spec.folder)) if reopened else past
+        past = await _reopened(spec, stack, journal, past, progress)
         reuse = None
         if spec.reuse is not None:
             reuse = (spec.reuse.name, stack.enter_context(_archive(spec.reuse, by_key=True)))
@@ -204,6 +198,20 @@ def _open_progress(spec: SessionSpec, stack: AsyncExitStack, system: System, row
         progress.follower = Follower(sys.stdout, targets=len(spec.targets))
     stack.callback(progress.close)
     return progress
+
+
+async def _reopened(
+    spec: SessionSpec, stack: AsyncExitStack, journal: Journal, past: Archive | None, progress: Progress
+) -> Archive | None:
+    """Open failed turns again, if that is asked for; return the archive that says so."""
+    if not spec.retry_failed or past is None:
+        return past
+    from convbatch.session.reopen import reopen
+
+    reopened = await reopen(journal, past, spec.retry_failed)
+    for line in reopened.lines():
+        progress.note(line)
+    return stack.enter_context(_archive(spec.folder)) if reopened else past
 
 
 def _journal_notes(spec: SessionSpec, journal: Journal) -> Iterator[str]:

@@ -221,6 +221,32 @@ def test_a_budget_is_kept_by_all_workers(tmp_path: Path, simulator: Simulators):
     assert int(turns["possibly_paid"].sum()) == 0
 
 
+def test_caps_on_tokens_and_requests_are_kept_by_all_workers(tmp_path: Path, simulator: Simulators):
+    provider = Provider(latency_s=0.02)
+    server = simulator(provider)
+    result = run_on(prepared(tmp_path, server, dialogues=30, max_requests="40"), 2)
+    assert (result.exit_code, len(provider.ledger.entries)) == (4, 40), result
+    result = run_on(resumed(tmp_path), 2)
+    assert (result.exit_code, len(provider.ledger.entries)) == (4, 40), result
+    more: dict[str, Any] = {"max_tokens_total": "4k", "max_output_tokens": 50}
+    result = run_on(prepared(tmp_path, server, out="tokens", dialogues=30, **more), 2)
+    assert result.exit_code == 4, result
+    counted: list[Any] = provider.ledger.entries[40:]
+    assert 2_000 < sum(entry.input_tokens + entry.output_tokens for entry in counted if entry.billed) <= 4_000
+
+
+def test_turns_are_opened_again_for_all_workers(tmp_path: Path, simulator: Simulators):
+    blocked = {"match": {"turn": 2}, "action": "reply", "kind": "output-blocked"}
+    provider = Provider(faults=FaultScript.of([blocked]))
+    run_on(prepared(tmp_path, simulator(provider), dialogues=6), 2)
+    assert statuses(turns_of(tmp_path)) == {"ok": 6, "blocked": 6, "skipped": 6}
+    provider.faults = FaultScript()
+    result = run_on(replace(resumed(tmp_path), retry_failed=frozenset({"blocked"})), 2)
+    assert result.exit_code == 0, result
+    assert statuses(turns_of(tmp_path)) == {"ok": 18}
+    assert len(provider.ledger.entries) == 12 + 12
+
+
 def test_what_is_in_flight_is_abandoned_and_told(tmp_path: Path, simulator: Simulators):
     provider = Provider(latency_s=30.0)
     spec = prepared(tmp_path, simulator(provider), dialogues=20)

@@ -253,7 +253,7 @@ def test_no_sequence_of_calls_exceeds_the_cap_or_leaves_a_caller_waiting_forever
             elif held:
                 reservation = held.pop(number % len(held))
                 if step == "settle":
-                    reservation.settle((reservation.amounts[0] * number / 20,))
+                    reservation.settle((Fraction(reservation.amounts[0]) * number / 20,))
                 elif step == "forget":
                     reservation.is_sent = True
                 reservation.close()
@@ -284,7 +284,7 @@ def test_a_settled_budget_is_idle_and_ends_every_wait_in_any_currency(
         late = asyncio.create_task(share.budget.reserve((Fraction(10_001),)))
         for reservation, (_, percent) in zip(held, sizes, strict=True):
             assert not late.done()
-            reservation.settle((reservation.amounts[0] * percent / 100,))
+            reservation.settle((Fraction(reservation.amounts[0]) * percent / 100,))
         with pytest.raises(BudgetReached):
             await asyncio.wait_for(late, 1)
 
