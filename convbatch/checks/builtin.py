@@ -36,6 +36,7 @@ from convbatch.checks.tool_calls import (
     valid_calls_site_problem,
 )
 from convbatch.checks.values import (
+    COMPARES_TARGETS,
     NEEDS_A_JUDGE,
     Check,
     CheckInput,
@@ -395,6 +396,23 @@ def _llm_rubric(argument: str, check_input: CheckInput) -> Finding:
     raise CheckError("a judge evaluates this check")
 
 
+def _prefer_argument(value: Any) -> str | None:
+    valid = isinstance(value, dict) and set(value) == {"rubric"} and is_text(value["rubric"])
+    return None if valid else 'what makes a reply better: {"rubric": "…"}'
+
+
+def _prefer_site_problem(key: str, argument: Any, site: CheckSite) -> tuple[str, str] | None:
+    del argument, site
+    if key == COMPARES_TARGETS:
+        return None
+    return f'"{key}" is no check', 'a preference has no opposite: write {"prefer": {"rubric": "…"}}'
+
+
+def _prefer(argument: Any, check_input: CheckInput) -> Finding:
+    del argument, check_input
+    raise CheckError("it compares two targets: `convbatch prefer` asks it")
+
+
 _KINDS = (
     CheckKind(
         "equals",
@@ -470,6 +488,13 @@ _KINDS = (
         has_time_limit=True,
     ),
     CheckKind(NEEDS_A_JUDGE, _text_argument, _llm_rubric, "another model says so: a judge"),
+    CheckKind(
+        COMPARES_TARGETS,
+        _prefer_argument,
+        _prefer,
+        "never by itself: `convbatch prefer` asks a judge which of two targets replied better",
+        _prefer_site_problem,
+    ),
     CheckKind(
         "python",
         _text_argument,

@@ -111,7 +111,20 @@ class Question(NamedTuple):
 
 def question(rubric: str, scene: Scene) -> Question:
     """Build the question about a scene."""
-    plain: dict[str, Any] = {"rubric": rubric}
+    paths = tuple(picture.path for picture in scene.pictures)
+    system = SYSTEM_WITH_STEPS if any(turn.steps for turn in scene.conversation) else SYSTEM
+    return question_of({"rubric": rubric, **scene_to_plain(scene)}, paths, system)
+
+
+def question_of(plain: Mapping[str, Any], pictures: tuple[str, ...], system: str) -> Question:
+    """Build the question with this content; its id is a digest of the content."""
+    digest = hashlib.blake2b(_json(plain).encode(), digest_size=16).hexdigest()
+    return Question(_json({"id": digest[:_ID_LENGTH], **plain}), digest, pictures, system)
+
+
+def scene_to_plain(scene: Scene) -> dict[str, Any]:
+    """Return a scene as the keys of a question."""
+    plain: dict[str, Any] = {}
     if scene.system:
         plain["system"] = scene.system
     plain["conversation"] = [_plain(turn) for turn in scene.conversation]
@@ -120,10 +133,7 @@ def question(rubric: str, scene: Scene) -> Question:
             plain[name] = getattr(scene, name)
     if scene.pictures:
         plain["pictures"] = [{"of": picture.of, "file": picture.path} for picture in scene.pictures]
-    digest = hashlib.blake2b(_json(plain).encode(), digest_size=16).hexdigest()
-    paths = tuple(picture.path for picture in scene.pictures)
-    system = SYSTEM_WITH_STEPS if any(turn.steps for turn in scene.conversation) else SYSTEM
-    return Question(_json({"id": digest[:_ID_LENGTH], **plain}), digest, paths, system)
+    return plain
 
 
 def _plain(turn: SceneTurn) -> Mapping[str, Any]:
@@ -187,6 +197,32 @@ def finding(answer: str, digest: str, *, is_cut: bool = False) -> Finding:
     Raises:
         UnreadableAnswer: The answer has no object with the id of the question, or one without a verdict.
     """
+    found = answer_object(answer, digest, "pass", is_cut=is_cut)
+    if not isinstance(found.get("pass"), bool):
+        raise UnreadableAnswer('it has no "pass" that is true or false', answer)
+    score = found.get("score")
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1):
+        raise UnreadableAnswer('its "score" is not from 0 to 1', answer)
+    return Finding(found["pass"], reason_of(found), None if score is None else float(score))
+
+
+def reason_of(found: Mapping[str, Any]) -> str:
+    """Return the reason in the object of an answer, on one line."""
+    return " ".join(str(found.get("reason") or "the judge gave no reason").split())[:500]
+
+
+def answer_object(answer: str, digest: str, verdict: str, *, is_cut: bool) -> dict[str, Any]:
+    """Return the object of an answer that has the id of the question.
+
+    Args:
+        answer: The text.
+        digest: Of the question, or its id.
+        verdict: The key that holds the verdict.
+        is_cut: The answer ends at the judge's output limit.
+
+    Raises:
+        UnreadableAnswer: There is none, or it cannot be told from what the judge quotes.
+    """
     found, rest = None, ""
     for value, end in _objects(answer):
         if value.get("id") == digest[:_ID_LENGTH]:
@@ -194,18 +230,12 @@ def finding(answer: str, digest: str, *, is_cut: bool = False) -> Finding:
     if found is None:
         why = f"it was {CUT_OFF}" if is_cut else "it has no JSON object with the id of its question"
         raise UnreadableAnswer(why, answer)
-    if '"pass"' in rest:
+    if f'"{verdict}"' in rest:
         # If the judge quotes a reply without escaping it, the reply can end the object with its own verdict.
-        raise UnreadableAnswer('it has another "pass" after its object', answer)
+        raise UnreadableAnswer(f'it has another "{verdict}" after its object', answer)
     if is_cut and "{" in rest:
         raise UnreadableAnswer(f"a second object in it was {CUT_OFF}", answer)
-    if not isinstance(found.get("pass"), bool):
-        raise UnreadableAnswer('it has no "pass" that is true or false', answer)
-    score = found.get("score")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1):
-        raise UnreadableAnswer('its "score" is not from 0 to 1', answer)
-    reason = " ".join(str(found.get("reason") or "the judge gave no reason").split())[:500]
-    return Finding(found["pass"], reason, None if score is None else float(score))
+    return found
 
 
 def _objects(text: str) -> Iterator[tuple[dict[str, Any], int]]:

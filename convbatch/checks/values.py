@@ -12,6 +12,8 @@ from convbatch.reply import MediaFile
 
 NEEDS_A_JUDGE = "llm_rubric"
 """The only kind that another model evaluates: `llm_rubric.py`."""
+COMPARES_TARGETS = "prefer"
+"""The only kind that is about the replies of two targets: it has no verdict in a run, `convbatch prefer` asks it."""
 MODIFIERS = ("weight", "name", "normalize", "time_limit")
 """Keys of a check beside its kind."""
 

@@ -72,6 +72,10 @@ def plan_lines(planned: Planned, options: RunOptions) -> list[str]:
             f"  {manifest.judges_needed} of them {be_verb(manifest.judges_needed)} an llm_rubric"
             + (", and get no verdict without a --judge" if judge is None else f", for the judge {judge}")
         )
+    if manifest.preferences:
+        asked = count_of(manifest.preferences, "prefer check")
+        verb = "compares" if manifest.preferences == 1 else "compare"
+        lines.append(f"  {asked} {verb} targets, after the run: convbatch prefer RUN --judge MODEL@GATEWAY")
     lines += [f"  {note}" for note in missing_checks(manifest.python_checks)]
     return lines
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from convbatch.comparison.compare import MARGIN, MAX_LOST, ComparisonRules, RunReference
+from convbatch.comparison.entries import Entry, check_gate, chosen_entries
 from convbatch.comparison.harm_bound import harm_bound
-from convbatch.comparison.inputs import RECORDED_COSTS, ComparisonInputs, CostOptions, load_inputs, select_run
+from convbatch.comparison.inputs import RECORDED_COSTS, ComparisonInputs, CostOptions, load_inputs
 from convbatch.comparison.metrics import (
     PASS_METRICS,
     DialogueValue,
@@ -31,7 +32,7 @@ from convbatch.comparison.metrics import (
 )
 from convbatch.comparison.pairing import Pairs, SideRows, pair
 from convbatch.comparison.stats import Interval, cluster_mean, t_quantile
-from convbatch.errors import SetupError, did_you_mean, named_by_keyword
+from convbatch.errors import SetupError, named_by_keyword
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from convbatch.results.run import Run
 
-MOST_TARGETS = 40
 _REPEAT = 2
 
 
@@ -222,19 +222,6 @@ def rank(
 _KEYWORDS = {f"--{name.replace('_', '-')}": name for name in inspect.signature(rank).parameters}
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A target of a run."""
-
-    run: Run
-    target: str
-    name: str
-
-    @property
-    def reference(self) -> tuple[Run, str]:
-        return self.run, self.target
-
-
 def rank_runs(
     runs: Sequence[RunReference],
     rules: RankRules,
@@ -243,8 +230,8 @@ def rank_runs(
     costs: CostOptions = RECORDED_COSTS,
 ) -> Ranking:
     """Rank as `rank` does, with the options as `RankRules` and `CostOptions`."""
-    entries = _entries(runs)
-    _check_gate(rules, entries)
+    entries = chosen_entries(runs, "a ranking")
+    check_gate(rules.fail_if_beaten, entries)
     costs = _one_currency(entries, costs, allow_mismatch=allow_mismatch)
     own = [load_inputs(one.reference, one.reference, allow_mismatch=True, costs=costs) for one in entries]
     sides = [_kept(matched) for matched in own]
@@ -286,43 +273,7 @@ def rank_runs(
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 
-def _entries(runs: Sequence[RunReference]) -> list[_Entry]:
-    found: dict[tuple[Path, str], tuple[Run, str]] = {}
-    for selected in map(select_run, runs):
-        for target in selected.targets:
-            key = selected.run.path.resolve(), target
-            if key in found:
-                raise SetupError(f"{target} of run {selected.run.name} is named twice", hint="name each target once")
-            found[key] = (selected.run, target)
-    if len(found) < 2:
-        only = next((f"{run.name}:{target}" for run, target in found.values()), "none")
-        raise SetupError(
-            f"a ranking needs at least two targets, and there is {'only ' if found else ''}{only}",
-            hint="name more runs, or a run of several targets; `convbatch runs` lists them",
-        )
-    if len(found) > MOST_TARGETS:
-        raise SetupError(f"at most {MOST_TARGETS} targets can be ranked, not {len(found)}", hint="name RUN:target")
-    targets = [target for _, target in found.values()]
-    names = [run.name for run, _ in found.values()]
-    entries: list[_Entry] = []
-    for run, target in found.values():
-        name = target if targets.count(target) == 1 else f"{run.name}:{target}"
-        if targets.count(target) > 1 and len({(n, t) for n, t in zip(names, targets, strict=True)}) < len(found):
-            name = f"{run.path}:{target}"  # two runs of one name
-        entries.append(_Entry(run, target, name))
-    return entries
-
-
-def _check_gate(rules: RankRules, entries: Sequence[_Entry]) -> None:
-    names = [one.name for one in entries]
-    if rules.fail_if_beaten is not None and rules.fail_if_beaten not in names:
-        raise SetupError(
-            f"--fail-if-beaten names no ranked target: {rules.fail_if_beaten!r}",
-            hint=did_you_mean(rules.fail_if_beaten, names),
-        )
-
-
-def _one_currency(entries: Sequence[_Entry], costs: CostOptions, *, allow_mismatch: bool) -> CostOptions:
+def _one_currency(entries: Sequence[Entry], costs: CostOptions, *, allow_mismatch: bool) -> CostOptions:
     """Choose the first target's currency where rates lead to it from all; else leave the costs as they are."""
     if costs.currency is not None:
         return costs
@@ -347,7 +298,7 @@ def _kept(matched: ComparisonInputs) -> SideRows:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _metric(rules: RankRules, paired: Mapping[tuple[int, int], Pairs], entries: Sequence[_Entry]) -> str:
+def _metric(rules: RankRules, paired: Mapping[tuple[int, int], Pairs], entries: Sequence[Entry]) -> str:
     for at, pairs in paired.items():
         if not pairs.whole and not pairs.pending:
             names = " and ".join(entries[place].name for place in at)
@@ -447,7 +398,7 @@ def better_of(ci: Interval | None, p_adjusted: float, alpha: float) -> int | Non
 
 def _difference(
     metric: str,
-    entries: Sequence[_Entry],
+    entries: Sequence[Entry],
     at: tuple[int, int],
     matched: ComparisonInputs,
     pairs: Pairs,
@@ -483,7 +434,7 @@ def _difference(
 
 
 def _standings(
-    entries: Sequence[_Entry],
+    entries: Sequence[Entry],
     values: Sequence[Mapping[str, DialogueValue]],
     differences: Sequence[Difference],
     sides: Sequence[SideRows],
@@ -523,7 +474,26 @@ def _other(one: Difference, name: str) -> str:
     return one.second if name == one.first else one.first if name == one.second else ""
 
 
-def group_letters(names: Sequence[str], differences: Sequence[Difference]) -> dict[str, str]:
+class Compared(Protocol):
+    """Two targets, and which of them is proven better."""
+
+    @property
+    def first(self) -> str:
+        """One target."""
+        ...
+
+    @property
+    def second(self) -> str:
+        """The other."""
+        ...
+
+    @property
+    def better(self) -> str | None:
+        """The one that is proven better."""
+        ...
+
+
+def group_letters(names: Sequence[str], differences: Sequence[Compared]) -> dict[str, str]:
     """Return letters for each target, such that two share one exactly where they are not told apart.
 
     The groups are the maximal sets of targets of which no two are told apart; a target can be in several.
@@ -590,7 +560,7 @@ def _left_out(sides: Sequence[SideRows], values: Sequence[Mapping[str, Any]], me
 
 
 def _notes(
-    entries: Sequence[_Entry],
+    entries: Sequence[Entry],
     matched: Mapping[tuple[int, int], ComparisonInputs],
     paired: Mapping[tuple[int, int], Pairs],
     metric: str,

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from convbatch.checks.builtin import CHECKS, MOST_TIME_S
 from convbatch.checks.numbers import LOCALES
-from convbatch.checks.values import MODIFIERS
+from convbatch.checks.values import COMPARES_TARGETS, MODIFIERS
 from convbatch.dataset.forms import form_schema
 from convbatch.dataset.schema import MOST_WEIGHT
 from convbatch.dialogue import MEDIA_KINDS
@@ -55,6 +55,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("contains_any", "contains_all"), _TEXTS),
     **dict.fromkeys(("is_json", "tool_calls_valid"), _TRUE),
     "json_schema": {"type": "object"},
+    COMPARES_TARGETS: _object(("rubric",), rubric=_NONEMPTY),
     "number": {
         "anyOf": [
             {"type": "number"},
@@ -269,6 +270,8 @@ def _check() -> dict[str, Any]:
     kinds: dict[str, Any] = {}
     for name, kind in CHECKS.items():
         kinds[name] = {**ARGUMENTS[name], "description": f"Passes if {kind.doc}."}
+        if name == COMPARES_TARGETS:
+            continue
         kinds[f"not_{name}"] = {**ARGUMENTS[name], "description": f"Fails if {kind.doc}."}
     return {
         **_object(**kinds, **{name: _MODIFIERS[name] for name in MODIFIERS}),

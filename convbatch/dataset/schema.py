@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from convbatch.checks.builtin import CHECKS, is_number, is_text, normalize_problem, time_limit_problem
-from convbatch.checks.values import MODIFIERS, CheckSite
+from convbatch.checks.values import COMPARES_TARGETS, MODIFIERS, CheckSite
 from convbatch.dataset.foreign_checks import KIND_KEYS, absent_kind, check_name, translated
 from convbatch.dataset.jsonl import display_json, excerpt
 from convbatch.dataset.plain import is_plain_dialogue
@@ -381,6 +381,8 @@ def _check_problems(check: dict[str, Any], dialogue: Mapping[str, Any], *, has_r
         if "time_limit" in check and (misfit := time_limit_problem(key, check["time_limit"])):
             found = [*found, misfit]
         problems += found
+    if COMPARES_TARGETS in kinds and "weight" in check:
+        problems.append(('"weight" does not apply to "prefer"', "a preference is no part of a score: leave it out"))
     return problems + _modifier_problems(check)
 
 
@@ -445,6 +447,7 @@ ARGUMENT_EXAMPLES: Mapping[str, tuple[Any, str]] = {
     "tool_call": ("get_weather", ""),
     "tool_calls_valid": (True, ""),
     "llm_rubric": ("The answer is polite.", ""),
+    "prefer": ({"rubric": "Answers more precisely."}, ""),
     "python": ("my_check", " (an entry point)"),
 }
 """For each kind an argument that it takes, and its unit."""

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import orjson
 
-from convbatch.checks.values import NEEDS_A_JUDGE, Check, parse_check
+from convbatch.checks.values import COMPARES_TARGETS, NEEDS_A_JUDGE, Check, parse_check
 from convbatch.dataset.in_memory import DatasetSource, InMemoryDataset
 from convbatch.dataset.jsonl import encode_json_line
 from convbatch.dataset.media_files import FOLDER, MediaSpool, with_sizes
@@ -51,6 +51,8 @@ class CopyReport:
     checks: int
     """Checks that are evaluated under this history mode."""
     judges_needed: int
+    preferences: int
+    """`prefer` checks, which are not among `checks`."""
     """How many of them need a judge."""
     python_checks: tuple[str, ...]
     """Entry points that `python` checks name."""
@@ -118,6 +120,7 @@ def write_copy(
         asked_turns=copy.asked_turns,
         checks=copy.checks,
         judges_needed=copy.judges_needed,
+        preferences=copy.preferences,
         python_checks=tuple(sorted(copy.python_checks)),
         sha256=copy.sha256.hexdigest(),
         sources=tuple(fingerprint_source(source) for source in sources),
@@ -285,6 +288,7 @@ class _CanonicalFile:
         self.asked_turns = 0
         self.checks = 0
         self.judges_needed = 0
+        self.preferences = 0
         self.python_checks: set[str] = set()
         self.sha256 = hashlib.sha256()
         self._sink = sink
@@ -301,9 +305,12 @@ class _CanonicalFile:
         self.dialogues += 1
         self.asked_turns += len(asked)
         for checks in (dialogue.checks, *(dialogue.turns[number - 1].checks for number in asked)):
-            self.checks += len(checks)
-            for check in checks:
-                self._look(parse_check(check))
+            for check in map(parse_check, checks):
+                if check.plain_kind == COMPARES_TARGETS:
+                    self.preferences += 1
+                else:
+                    self.checks += 1
+                    self._look(check)
 
     def _look(self, check: Check) -> None:
         if check.plain_kind == NEEDS_A_JUDGE:

@@ -392,6 +392,8 @@ class Manifest:
     """None where no target is simulated."""
     checks: int = 0
     judges_needed: int = 0
+    preferences: int = 0
+    """`prefer` checks; they are not among `checks`."""
     """Checks that only a judge can decide."""
     python_checks: tuple[str, ...] = ()
     """Names of the custom checks in the dataset."""
@@ -456,6 +458,7 @@ class Manifest:
             simulator=fields.optional_nested("simulator", SimulatorSetup.from_json),
             checks=fields.optional("checks", _COUNT, 0),
             judges_needed=fields.optional("judges_needed", _COUNT, 0),
+            preferences=fields.optional("preferences", _COUNT, 0),
             python_checks=tuple(fields.optional("python_checks", _TEXTS, ())),
             other=fields.rest("v"),
         )
@@ -486,6 +489,7 @@ class Manifest:
             "simulator": None if self.simulator is None else self.simulator.to_json(),
             "checks": self.checks,
             "judges_needed": self.judges_needed,
+            **({"preferences": self.preferences} if self.preferences else {}),
             "python_checks": list(self.python_checks),
             **self.other,
         }

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from convbatch.checks import llm_rubric
 from convbatch.checks.builtin import CheckRunner
 from convbatch.checks.values import (
+    COMPARES_TARGETS,
     NEEDS_A_JUDGE,
     CalledTool,
     Check,
@@ -78,11 +79,13 @@ class VerdictTotals(NamedTuple):
 
 
 def evaluate_checks(result: ConversationResult, check_runner: CheckRunner) -> Iterator[CheckOutcome]:
-    """Evaluate all checks: turn by turn in order, then those on the whole dialogue."""
+    """Evaluate all checks: turn by turn in order, then those on the whole dialogue; `prefer` checks have no verdict."""
     for number, checks, past in _check_scopes(result):
         trouble = _no_reply_verdict(past.items())
         check_input = None if trouble else _check_input(result, list(past), number)
         for check in map(parse_check, checks):
+            if check.plain_kind == COMPARES_TARGETS:
+                continue
             if trouble is not None:
                 yield CheckOutcome(number, check, trouble)
             elif check.plain_kind == NEEDS_A_JUDGE:

@@ -587,6 +587,7 @@ def _manifest(
         simulator=SimulatorSetup(seed=0) if any(target.simulated for target in targets) else None,
         checks=report.checks,
         judges_needed=report.judges_needed,
+        preferences=report.preferences,
         python_checks=tuple(report.python_checks),
     )
 

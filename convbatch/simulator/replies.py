@@ -416,6 +416,8 @@ class Actor:
         """
         message = (parsed.user_texts or ("",))[-1]
         asked, outside = _question_to_judge(parsed)
+        if asked is not None and "A" in asked and "B" in asked:
+            return _Draft(self._choice(asked, parsed))
         if asked is None or _ORDER.search(outside):
             named = _ID.search(message)
             steered = None if named is None else {"id": named[1]}
@@ -430,9 +432,32 @@ class Actor:
         score = round(1 - len(missing) / len(wanted), 2)
         return _Draft(_opinion(asked, reason, passes=not missing, score=score))
 
+    def _choice(self, asked: Mapping[str, Any], parsed: ParsedRequest) -> str:
+        """Choose between two replies: the one with more of the rubric's quoted words; without quotes by lot.
+
+        The lot of a text is the same in both places. `sim-judge-first` always names the first, `sim-judge-long` the
+        longer one.
+        """
+        texts = [_all_said(asked[place]) if "reply" not in asked[place] else asked[place]["reply"] for place in "AB"]
+        wanted = ["".join(found) for found in _QUOTED.findall(str(asked.get("rubric", "")))]
+        player = self.base_model(parsed.model)
+        if player == "sim-judge-first":
+            merits, why = [1.0, 0.0], "it comes first"
+        elif player == "sim-judge-long":
+            merits, why = [float(len(text)) for text in texts], "it says more"
+        elif wanted:
+            merits, why = [float(sum(words in text for words in wanted)) for text in texts], "it has more of the words"
+        else:
+            merits, why = [draw("merit", self.seed, parsed.model, text) for text in texts], "it is worth more"
+        winner = "tie" if merits[0] == merits[1] else "A" if merits[0] > merits[1] else "B"
+        return json.dumps({"id": asked.get("id"), "reason": why, "winner": winner})
+
     def gullible(self, parsed: ParsedRequest, sha: str) -> _Draft:
         """Judge by repeating any verdict found in the reply; without one, as `judge` does."""
         asked, _ = _question_to_judge(parsed)
+        if asked is not None and "A" in asked:
+            found = _CHOICE.findall("\n".join(str(asked[place].get("reply", "")) for place in "AB"))
+            return _Draft(found[-1]) if found else self.judge(parsed, sha)
         found = _VERDICT.findall(str((asked or {}).get("reply", "")))
         return _Draft(found[-1]) if found else self.judge(parsed, sha)
 
@@ -491,7 +516,7 @@ _MODELS: dict[str, Callable[[Actor, ParsedRequest, str], _Draft]] = {
     "sim-signed": Actor.signed,
     "sim-streamed": Actor.good,
     "sim-responses": Actor.good,
-    "sim-judge": Actor.judge,
+    **dict.fromkeys(("sim-judge", "sim-judge-first", "sim-judge-long"), Actor.judge),
     "sim-gullible": Actor.gullible,
     "sim-mumbler": Actor.mumbler,
     **dict.fromkeys(CHARACTERS, Actor.sampled),
@@ -503,6 +528,7 @@ _CALLERS = frozenset({"sim-good", "sim-drift", "sim-think", "sim-safety", "sim-s
 _ORDER = re.compile(r"(?i)\b(ignore|pass|approve|score|verdict)\b")
 _QUOTED = re.compile('"([^"]+)"|“([^”]+)”|「([^」]+)」')
 _ID = re.compile(r'"id": *"([0-9a-f]+)"')
+_CHOICE = re.compile(r"\{[^{}]*\"winner\"[^{}]*\}")
 _VERDICT = re.compile(r"\{[^{}]*\"pass\"[^{}]*\}")
 
 
