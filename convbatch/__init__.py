@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from convbatch.comparison.agreement import judge_check as judge_check
     from convbatch.comparison.compare import Comparison as Comparison
     from convbatch.comparison.compare import compare as compare
+    from convbatch.comparison.preferences import Preferences as Preferences
     from convbatch.comparison.rank import Ranking as Ranking
     from convbatch.comparison.rank import rank as rank
     from convbatch.comparison.reply_diff import ReplyDiff as ReplyDiff
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from convbatch.results.run import load as load
     from convbatch.results.turn_results import TurnResult as TurnResult
     from convbatch.turn_stream import TurnStream as TurnStream
+    from convbatch.session.preferring import prefer as prefer
 
 _HOME = {
     "__version__": "_version",
@@ -63,6 +65,8 @@ _HOME = {
     "json_schema": "config.json_schema",
     "rank": "comparison.rank",
     "Ranking": "comparison.rank",
+    "prefer": "session.preferring",
+    "Preferences": "comparison.preferences",
     "judge_check": "comparison.agreement",
     "Agreement": "comparison.agreement",
     "audit": "auditing.audit",

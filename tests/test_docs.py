@@ -254,7 +254,7 @@ def test_help_imports_no_large_library() -> None:
         "print('LOADED', *[name for name in large if name in sys.modules], *sorted(ours))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
-    modules = ("arguments", "audit", "compare", "diff", "ranking", "report", "runs", "simulate", "start")
+    modules = ("arguments", "audit", "compare", "diff", "prefer", "ranking", "report", "runs", "simulate", "start")
     commands = "cli.commands", *(f"cli.commands.{name}" for name in modules)
     loaded = "cli", *commands, "cli.conversion", "cli.main", "cli.options", "errors", "exit_codes"
     assert done.stdout.splitlines()[-1] == " ".join(["LOADED", *(f"convbatch.{name}" for name in loaded)])

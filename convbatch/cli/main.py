@@ -24,6 +24,7 @@ from convbatch.cli.commands.arguments import RunArgument, RunArguments
 from convbatch.cli.commands.audit import audit
 from convbatch.cli.commands.compare import compare
 from convbatch.cli.commands.diff import diff
+from convbatch.cli.commands.prefer import prefer
 from convbatch.cli.commands.ranking import judge_check, rank
 from convbatch.cli.commands.report import report
 from convbatch.cli.commands.runs import runs
@@ -546,6 +547,7 @@ app.command(cls=Command)(guarded(diff))
 
 
 app.command(cls=Command)(guarded(rank))
+app.command(cls=Command)(guarded(prefer))
 
 
 app.command(name="judge-check", cls=Command)(guarded(judge_check))

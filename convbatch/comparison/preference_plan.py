@@ -125,8 +125,8 @@ def preference_plan(
     if not items:
         raise SetupError(
             "these runs have no prefer check",
-            hint='add --rubric "What makes a reply better.", or checks to the dataset ({"prefer": {"rubric": "…"}} on a '
-            "turn or a dialogue), then: convbatch check RUN --dataset FILE",
+            hint='add --rubric "What makes a reply better.", or {"prefer": {"rubric": "…"}} to turns or dialogues '
+            "of the dataset, then: convbatch check RUN --dataset FILE",
         )
     settled: list[Settled] = []
     questions: list[dict[str, Any]] = []

@@ -475,7 +475,8 @@ def _targets(
 ) -> list[PreferredTarget]:
     if not any(one.score is not None for one in comparisons):
         raise SetupError("there is no verdict to count", hint="`convbatch resume RUN` asks the judge what is open")
-    fitted = dict(zip(names, fit(win_table(comparisons, names), alpha / len(names)), strict=True))
+    shares = 1 if len(names) == 2 else len(names)  # of two targets the one share is the other's complement
+    fitted = dict(zip(names, fit(win_table(comparisons, names), alpha / shares), strict=True))
     order = sorted(names, key=lambda name: (-round(fitted[name].share, 9), name))
     letters = group_letters(order, pairs)
     found: list[PreferredTarget] = []

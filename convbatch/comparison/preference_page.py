@@ -1,0 +1,143 @@
+"""The page of `convbatch prefer -o prefer.html`: targets, pairs, biases of the judge, and every comparison.
+
+Words are those of `preference_render.py`; the parts that a report has too are from `reporting/page`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from convbatch.comparison.preference_render import (
+    BIAS_HEADINGS,
+    PAIR_HEADINGS,
+    SHARE_NOTE,
+    SIMILAR_NOTE,
+    TARGET_HEADINGS,
+    bias_rows,
+    facts,
+    oriented,
+    pair_cells,
+    pair_result,
+    sentence,
+    target_cells,
+)
+from convbatch.comparison.preferences import Preferences
+from convbatch.comparison.rank_render import GROUPS_NOTE
+from convbatch.console.html import Markup, element
+from convbatch.reporting.charts.changes import Change, change_figures
+from convbatch.reporting.charts.drawing import Chart, label
+from convbatch.reporting.charts.figure import Cell, Figure, FigurePlan
+from convbatch.reporting.page.charts import charts
+from convbatch.reporting.page.document import html_page
+from convbatch.reporting.page.overview import how_it_was_made
+from convbatch.reporting.page.report_page import source_line
+from convbatch.reporting.page.tables import Table, table
+from convbatch.reporting.page.viewer import jump_list, section
+from convbatch.reporting.runs import load_runs
+
+MOST_COMPARISONS = 1_000
+"""On the page; the run folder has all."""
+
+
+def preference_page(found: Preferences) -> bytes:
+    """Return a result as a page."""
+    reported = [] if found.run is None else load_runs([found.run], None, None)
+    sections = [("targets", "Targets"), ("pairs", "Pairs"), ("biases", "Biases of the judge"),
+                ("comparisons", "Comparisons"), *([("made", "How it was made")] if reported else [])]  # fmt: skip
+    head = [*([source_line([one.run for one in reported])] if reported else []),
+            element("h1", f"Preferences between {len(found.targets)} targets"), _result(found),
+            jump_list(sections)]  # fmt: skip
+    content = [
+        section("targets", "Targets", _targets(found)),
+        section("pairs", "Pairs", _pairs(found)),
+        section("biases", "Biases of the judge", _biases(found)),
+        section("comparisons", "Comparisons", _comparisons(found)),
+    ]
+    if reported:
+        content.append(section("made", "How it was made", how_it_was_made(reported)))
+    return html_page(sentence(found), (element("header", *head), element("main", *content)))
+
+
+def _result(found: Preferences) -> Markup:
+    style = "improved" if found.proven else "inconclusive"
+    parts = [element("p", f"{sentence(found)}.", class_="plain")]
+    parts += [element("p", line, class_="note") for line in facts(found)]
+    return element("section", *parts, class_=f"verdict-box {style}", aria_label="Result")
+
+
+def _targets(found: Preferences) -> Iterator[Markup]:
+    rows = [target_cells(one) for one in found.targets]
+    numeric = [n not in (0, 6) for n in range(len(TARGET_HEADINGS))]
+    yield table(Table(TARGET_HEADINGS, numeric, rows), "Targets, the most preferred first")
+    yield element("p", SHARE_NOTE, class_="note")
+    yield element("p", GROUPS_NOTE, class_="note")
+    yield from charts([_figure(found)])
+
+
+def _pairs(found: Preferences) -> Iterator[Markup]:
+    rows = [pair_cells(found, one) for one in found.pairs]
+    numeric = [n not in (0, 1, 8) for n in range(len(PAIR_HEADINGS))]
+    yield table(Table(PAIR_HEADINGS, numeric, rows), "Every pair of targets")
+    yield element("p", SIMILAR_NOTE, class_="note")
+    changes: list[Change] = []
+    for one in (oriented(found, pair) for pair in found.pairs):
+        if one.share is None:
+            continue
+        ends = (None, None) if one.ci is None else (one.ci.low - 0.5, one.ci.high - 0.5)
+        name = f"{one.first} against {one.second}: share above a half"
+        changes.append(Change(name, one.share - 0.5, *ends, None, False, pair_result(one).partition(":")[0]))
+    yield from charts(change_figures(changes, 1 - found.rules.alpha, "pairs", " between targets, all at once"))
+
+
+def _biases(found: Preferences) -> Iterator[Markup]:
+    yield table(Table(BIAS_HEADINGS, [n > 0 for n in range(len(BIAS_HEADINGS))], bias_rows(found)), "What it favours")
+
+
+def _comparisons(found: Preferences) -> Iterator[Markup]:
+    headings = ("dialogue", "turn", "first", "second", "first in front", "second in front", "result", "reason")
+    shown = found.comparisons[:MOST_COMPARISONS]
+    rows = [
+        [
+            one.dialogue,
+            "dialogue" if one.turn is None else str(one.turn),
+            one.first,
+            one.second,
+            one.choices[0] or "–",
+            one.choices[1] or "–",
+            {1.0: one.first, 0.0: one.second, 0.5: "tie"}.get(-1.0 if one.score is None else one.score, "no verdict"),
+            one.why or one.reasons[0],
+        ]
+        for one in shown
+    ]
+    yield table(Table(headings, [n == 1 for n in range(len(headings))], rows), "What the judge named")
+    if len(found.comparisons) > len(shown):
+        yield element("p", f"The first {len(shown):,} of {len(found.comparisons):,}.", class_="note")
+
+
+def _figure(found: Preferences) -> Figure:
+    share = f"{100 * (1 - found.rules.alpha):.4g} % intervals, all at once"
+    rows: list[tuple[Cell, ...]] = [
+        (one.name, 100 * one.share, 100 * one.ci.low, 100 * one.ci.high) for one in found.targets
+    ]
+    settings = {
+        "values": [
+            {
+                "row": number,
+                "label": label(f"{one.name} ({one.groups})", 36),
+                "value": 100 * one.share,
+                "low": 100 * one.ci.low,
+                "high": 100 * one.ci.high,
+                "margin": None,
+                "text": f"{100 * one.share:.1f} %",
+            }
+            for number, one in enumerate(found.targets)
+        ],
+        "reference": [],
+        "domain": [0, 100],
+        "format": "~r",
+        "title": f"share of wins (%) with {share}",
+    }
+    note = "Overlapping intervals do not decide a pair: the pairs do."
+    columns = ("target", "share of wins (%)", "interval from", "to")
+    chart = Chart("intervals", settings)
+    return FigurePlan("preference", "Preference of each target", chart, columns, rows, note).drawn()
