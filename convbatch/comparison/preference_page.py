@@ -32,19 +32,35 @@ from convbatch.reporting.page.document import html_page
 from convbatch.reporting.page.overview import how_it_was_made
 from convbatch.reporting.page.report_page import source_line
 from convbatch.reporting.page.tables import Table, table
-from convbatch.reporting.page.viewer import jump_list, section
+from convbatch.reporting.page.transcript_data import PageColumn, PageLimits, TranscriptData
+from convbatch.reporting.page.viewer import jump_list, section, viewer
 from convbatch.reporting.runs import load_runs
+from convbatch.results.filters import EVERYTHING, Matcher
+from convbatch.results.transcripts import transcripts
 
 MOST_COMPARISONS = 1_000
 """On the page; the run folder has all."""
 
 
-def preference_page(found: Preferences) -> bytes:
-    """Return a result as a page."""
+def preference_page(found: Preferences, limits: PageLimits | None = None) -> bytes:
+    """Return a result as a page, with the questions and answers of the judge.
+
+    Args:
+        found: The result.
+        limits: The most that the page has.
+    """
     reported = [] if found.run is None else load_runs([found.run], None, None)
+    runs = [one.run for one in reported]
+    columns = [PageColumn(0, n, name, "judge") for run in runs for n, name in enumerate(run.targets)]
+    data = TranscriptData(runs, columns, limits)
+    for dialogue, replies in transcripts(runs, None, Matcher(EVERYTHING)) if runs else ():
+        if chosen := data.select(replies):
+            data.add(dialogue, chosen, {})
+    packed = data.pack()
     sections = [("targets", "Targets"), ("pairs", "Pairs"), ("biases", "Biases of the judge"),
-                ("comparisons", "Comparisons"), *([("made", "How it was made")] if reported else [])]  # fmt: skip
-    head = [*([source_line([one.run for one in reported])] if reported else []),
+                ("comparisons", "Comparisons"),
+                *([("transcripts", "Transcripts"), ("made", "How it was made")] if reported else [])]  # fmt: skip
+    head = [*([source_line(runs)] if reported else []),
             element("h1", f"Preferences between {len(found.targets)} targets"), _result(found),
             jump_list(sections)]  # fmt: skip
     content = [
@@ -54,8 +70,9 @@ def preference_page(found: Preferences) -> bytes:
         section("comparisons", "Comparisons", _comparisons(found)),
     ]
     if reported:
+        content.append(viewer(packed, "convbatch prefer RUN -o prefer.html"))
         content.append(section("made", "How it was made", how_it_was_made(reported)))
-    return html_page(sentence(found), (element("header", *head), element("main", *content)))
+    return html_page(sentence(found), (element("header", *head), element("main", *content)), packed.packed)
 
 
 def _result(found: Preferences) -> Markup:
