@@ -492,7 +492,7 @@ _KINDS = (
         COMPARES_TARGETS,
         _prefer_argument,
         _prefer,
-        "never by itself: `convbatch prefer` asks a judge which of two targets replied better",
+        "never by itself: `convbatch prefer` asks a judge which of two targets replied better: preferences.md",
         _prefer_site_problem,
     ),
     CheckKind(

@@ -88,7 +88,8 @@ def _targets(found: Preferences) -> Iterator[Markup]:
     yield table(Table(TARGET_HEADINGS, numeric, rows), "Targets, the most preferred first")
     yield element("p", SHARE_NOTE, class_="note")
     yield element("p", GROUPS_NOTE, class_="note")
-    yield from charts([_figure(found)])
+    if found.targets[0].share is not None:
+        yield from charts([_figure(found)])
 
 
 def _pairs(found: Preferences) -> Iterator[Markup]:
@@ -133,21 +134,20 @@ def _comparisons(found: Preferences) -> Iterator[Markup]:
 
 def _figure(found: Preferences) -> Figure:
     share = f"{100 * (1 - found.rules.alpha):.4g} % intervals, all at once"
-    rows: list[tuple[Cell, ...]] = [
-        (one.name, 100 * one.share, 100 * one.ci.low, 100 * one.ci.high) for one in found.targets
-    ]
+    shown = [(one, one.share, one.ci) for one in found.targets if one.share is not None and one.ci is not None]
+    rows: list[tuple[Cell, ...]] = [(one.name, 100 * value, 100 * ci.low, 100 * ci.high) for one, value, ci in shown]
     settings = {
         "values": [
             {
                 "row": number,
                 "label": label(f"{one.name} ({one.groups})", 36),
-                "value": 100 * one.share,
-                "low": 100 * one.ci.low,
-                "high": 100 * one.ci.high,
+                "value": 100 * value,
+                "low": 100 * ci.low,
+                "high": 100 * ci.high,
                 "margin": None,
-                "text": f"{100 * one.share:.1f} %",
+                "text": f"{100 * value:.1f} %",
             }
-            for number, one in enumerate(found.targets)
+            for number, (one, value, ci) in enumerate(shown)
         ],
         "reference": [],
         "domain": [0, 100],

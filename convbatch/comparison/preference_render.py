@@ -136,12 +136,11 @@ def to_value(found: Preferences) -> dict[str, Any]:
 
 def target_record(one: PreferredTarget) -> dict[str, Any]:
     """Return a target with the keys of `--json`; `ci` is the simultaneous interval of `share`."""
-    low, high = one.is_bounded
     return {
         "name": one.name,
-        "share": round(one.share, 9),
+        "share": None if one.share is None else round(one.share, 9),
         "ci": _ends(one.ci),
-        "strength": round(one.strength, 9) if low and high else None,
+        "strength": None if one.strength is None else round(one.strength, 9),
         "groups": one.groups.split(),
         "wins": one.wins,
         "ties": one.ties,
@@ -254,7 +253,8 @@ def _tokens(found: Preferences) -> str:
 def target_cells(one: PreferredTarget) -> list[str]:
     """Return a target as texts."""
     counts = [f"{n:,}" for n in (one.wins, one.ties, one.losses)]
-    return [one.name, *counts, _percent(one.share), interval_text(one.ci), one.groups]
+    share = NONE if one.share is None else _percent(one.share)
+    return [one.name, *counts, share, interval_text(one.ci), one.groups]
 
 
 def pair_cells(found: Preferences, one: PairPreference) -> list[str]:

@@ -17,7 +17,7 @@ import orjson
 
 from convbatch.checks.llm_rubric import UnreadableAnswer
 from convbatch.checks.pairwise import read_choice
-from convbatch.comparison.bradley_terry import fit
+from convbatch.comparison.bradley_terry import Fitted, fit
 from convbatch.comparison.compare import MAX_LOST, ComparisonRules
 from convbatch.comparison.metrics import DialogueValue
 from convbatch.comparison.preference_plan import IDENTICAL, META, NO_REPLY, PreferencePlan, Settled
@@ -120,14 +120,12 @@ class PreferredTarget:
     """A target in the order of preference."""
 
     name: str
-    share: float
-    """Mean chance to win against another target, by Bradley and Terry; ties as half."""
-    ci: Interval
+    share: float | None
+    """Mean chance to win against another target, by Bradley and Terry; ties as half. None: no verdict at all."""
+    ci: Interval | None
     """Of the share, simultaneous over all targets."""
-    strength: float
-    """Natural logarithm of the odds, against the mean of all."""
-    is_bounded: tuple[bool, bool]
-    """Whether the strength has a lower and an upper limit."""
+    strength: float | None
+    """Natural logarithm of the odds, against the mean of all; None: it has no lower or no upper limit."""
     groups: str
     wins: int
     ties: int
@@ -341,7 +339,7 @@ def summarise(comparisons: Sequence[Compared], names: Sequence[str], rules: Pref
         rules: Alpha and the gate.
 
     Raises:
-        SetupError: There is no verdict, or the gate names no target.
+        SetupError: The gate names no target.
     """
     if rules.fail_if_beaten is not None and rules.fail_if_beaten not in names:
         hint = did_you_mean(rules.fail_if_beaten, names)
@@ -473,11 +471,10 @@ def win_table(comparisons: Iterable[Compared], names: Sequence[str]) -> Any:
 def _targets(
     comparisons: Sequence[Compared], names: Sequence[str], pairs: Sequence[PairPreference], alpha: float
 ) -> list[PreferredTarget]:
-    if not any(one.score is not None for one in comparisons):
-        raise SetupError("there is no verdict to count", hint="`convbatch resume RUN` asks the judge what is open")
     shares = 1 if len(names) == 2 else len(names)  # of two targets the one share is the other's complement
-    fitted = dict(zip(names, fit(win_table(comparisons, names), alpha / shares), strict=True))
-    order = sorted(names, key=lambda name: (-round(fitted[name].share, 9), name))
+    wins = win_table(comparisons, names)
+    fitted: dict[str, Fitted] = dict(zip(names, fit(wins, alpha / shares), strict=True)) if len(wins) else {}
+    order = sorted(names, key=lambda name: (-round(fitted[name].share, 9) if fitted else 0.0, name))
     letters = group_letters(order, pairs)
     found: list[PreferredTarget] = []
     for name in order:
@@ -486,10 +483,9 @@ def _targets(
         found.append(
             PreferredTarget(
                 name=name,
-                share=fitted[name].share,
-                ci=fitted[name].ci,
-                strength=fitted[name].strength,
-                is_bounded=fitted[name].is_bounded,
+                share=fitted[name].share if fitted else None,
+                ci=fitted[name].ci if fitted else None,
+                strength=fitted[name].strength if fitted and all(fitted[name].is_bounded) else None,
                 groups=letters[name],
                 wins=sum(one.wins if is_first else one.losses for one, is_first in mine),
                 ties=sum(one.ties for one, _ in mine),

@@ -276,6 +276,7 @@ def _check() -> dict[str, Any]:
     return {
         **_object(**kinds, **{name: _MODIFIERS[name] for name in MODIFIERS}),
         "oneOf": [{"required": [name]} for name in kinds],
+        "not": {"required": [COMPARES_TARGETS, "weight"]},
     }
 
 

@@ -262,7 +262,7 @@ def test_a_check_of_calls_says_what_was_called(
 
 
 def test_every_check_kind_has_cases() -> None:
-    assert {next(iter(check)) for check, _, _ in CASES} == set(CHECKS) - {"python", "llm_rubric"}
+    assert {next(iter(check)) for check, _, _ in CASES} == set(CHECKS) - {"python", "llm_rubric", "prefer"}
 
 
 @each("check", [{"cost": 1}, {"output_tokens": 9}, {"latency": 1}, {"similar": True}])

@@ -59,7 +59,8 @@ FULL: dict[str, Any] = {
             "settings": {"temperature": 1},
             "checks": [
                 *({kind: argument, "weight": 2, "name": kind} for kind, (argument, _) in ARGUMENT_EXAMPLES.items()
-                  if kind != "tool_call"),
+                  if kind not in ("tool_call", "prefer")),
+                {"prefer": {"rubric": "Is shorter."}, "name": "short"},
                 {"not_contains": "x", "normalize": True},
                 {"regex": "x", "time_limit": 2},
                 {"tool_call": {"name": "now", "arguments": {"a": 1}, "exact": True}},
