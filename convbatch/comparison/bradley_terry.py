@@ -42,9 +42,9 @@ class Fitted:
 def fit(wins: Floats, level: float, *, draws: int = DRAWS, seed: int = 0) -> list[Fitted]:
     """Fit the strengths of all targets.
 
-    An interval's ends are quantiles under random weights of whole dialogues, each with one more dialogue in which the
-    target loses (low end) or wins (high end) all its comparisons: a spread that believes in no defeat but those seen
-    is too short.
+    An interval's ends are quantiles under random weights of whole dialogues, each with one more dialogue of mean size
+    in which the target loses (low end) or wins (high end) every time: a spread that believes in no defeat but those
+    seen is too short.
 
     Args:
         wins: Dialogue, target, other target: wins of the one over the other, a tie counts as 0.5.
@@ -64,7 +64,7 @@ def fit(wins: Floats, level: float, *, draws: int = DRAWS, seed: int = 0) -> lis
     weights = np.random.default_rng(seed).standard_exponential((draws, len(wins) + 1))
     flat = wins.reshape(len(wins), -1)
     drawn = (weights[:, :-1] @ flat).reshape(draws, count, count)
-    sizes = (wins + wins.transpose(0, 2, 1)).max(axis=0)
+    sizes = (wins + wins.transpose(0, 2, 1)).mean(axis=0)
     reaches = _reach(total)
     found: list[Fitted] = []
     for n in range(count):

@@ -162,6 +162,7 @@ def pair_record(one: PairPreference) -> dict[str, Any]:
         "dialogues": one.dialogues,
         "share": None if one.share is None else round(one.share, 12),
         "ci": _ends(one.ci),
+        "p_adjusted": one.p_adjusted,
         "similar": _share_record(one.similar),
         "better": one.better,
         "why_open": one.why_open or None,
@@ -285,6 +286,7 @@ def swapped(one: PairPreference) -> PairPreference:
         dialogues=one.dialogues,
         share=None if one.share is None else 1 - one.share,
         ci=_complement(one.ci),
+        p_adjusted=one.p_adjusted,
         similar=Share(
             value=None if similar.value is None else 1 - similar.value,
             ci=_complement(similar.ci),

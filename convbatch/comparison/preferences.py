@@ -18,10 +18,10 @@ import orjson
 from convbatch.checks.llm_rubric import UnreadableAnswer
 from convbatch.checks.pairwise import read_choice
 from convbatch.comparison.bradley_terry import Fitted, fit
-from convbatch.comparison.compare import MAX_LOST, ComparisonRules
-from convbatch.comparison.metrics import DialogueValue
+from convbatch.comparison.compare import MARGIN, MAX_LOST, ComparisonRules
+from convbatch.comparison.metrics import DialogueValue, TestLevels, measure_values
 from convbatch.comparison.preference_plan import IDENTICAL, META, NO_REPLY, PreferencePlan, Settled
-from convbatch.comparison.rank import group_letters, simultaneous_interval
+from convbatch.comparison.rank import better_of, group_letters, pair_interval, simultaneous_interval
 from convbatch.comparison.stats import Interval
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
@@ -106,7 +106,9 @@ class PairPreference:
     share: float | None
     """Of the first target: wins, and half of the ties; None: no verdict."""
     ci: Interval | None
-    """Of the share; the intervals of all pairs hold at once."""
+    """Of the share; the intervals of all pairs hold at once. None: no verdict, or too few to tell."""
+    p_adjusted: float | None
+    """p times the number of pairs, at most 1."""
     similar: Share
     """The same, of replies of similar length."""
     better: str | None
@@ -348,7 +350,7 @@ def summarise(comparisons: Sequence[Compared], names: Sequence[str], rules: Pref
     by_pair: dict[tuple[str, str], list[Compared]] = {at: [] for at in places}
     for one in comparisons:
         by_pair[one.first, one.second].append(one)
-    pairs = [_pair(at, own, rules.alpha / len(places)) for at, own in by_pair.items()]
+    pairs = [_pair(at, own, rules.alpha, len(places)) for at, own in by_pair.items()]
     targets = _targets(comparisons, names, pairs, rules.alpha)
     order = [one.name for one in targets]
     asked = [one for one in comparisons if one.lengths is not None]
@@ -423,28 +425,35 @@ def _share(rated: Iterable[tuple[str, float]], level: float = BIAS_LEVEL) -> Sha
     return Share(value=share, ci=simultaneous_interval(values, level), count=int(count))
 
 
-def _pair(names: tuple[str, str], own: Sequence[Compared], level: float) -> PairPreference:
-    known = [(one, one.score) for one in own if one.score is not None]
-    scores = [score for _, score in known]
-    all_of_it = _share(((one.dialogue, score) for one, score in known), level)
-    lost = (len(own) - len(known)) / len(own) if own else 1.0
+def _pair(names: tuple[str, str], own: Sequence[Compared], alpha: float, tests: int) -> PairPreference:
+    """Compare two targets as `rank` does: wins and losses are what each side alone passed, a tie is neither."""
+    by_dialogue: dict[str, list[float]] = {}
+    for one in own:
+        if one.score is not None:
+            by_dialogue.setdefault(one.dialogue, []).append(one.score)
+    values = [DialogueValue(all_.count(0.0), all_.count(1.0), len(all_)) for all_ in by_dialogue.values()]
+    is_single = all(value.size == 1 for value in values)
+    levels = TestLevels(alpha=alpha / tests, margin=MARGIN)
+    result = measure_values("turn_pass", values, levels, passes_or_fails=is_single)
+    lost = 1 - sum(map(len, by_dialogue.values())) / len(own) if own else 1.0
     why = "" if lost <= MAX_LOST else f"{lost:.0%} of the comparisons have no verdict" if own else "nothing to compare"
-    ci = all_of_it.ci
-    better = None
-    if ci is not None and not why:
-        better = names[0] if ci.low > 0.5 else names[1] if ci.high < 0.5 else None
+    p = None if result is None or result.p is None else min(1.0, result.p * tests)
+    ends = None if result is None else pair_interval(result, values, levels.alpha, tests)
+    side = None if why or p is None else better_of(ends, p, alpha)
+    scores = [score for all_ in by_dialogue.values() for score in all_]
     return PairPreference(
         first=names[0],
         second=names[1],
         wins=scores.count(1.0),
         ties=scores.count(0.5),
         losses=scores.count(0.0),
-        left_out=len(own) - len(known),
-        dialogues=len({one.dialogue for one, _ in known}),
-        share=all_of_it.value,
-        ci=ci,
-        similar=_share((one.dialogue, score) for one, score in known if _is_similar(one)),
-        better=better,
+        left_out=len(own) - len(scores),
+        dialogues=len(values),
+        share=None if result is None else 0.5 + result.difference / 2,
+        ci=None if ends is None else Interval(0.5 + ends.low / 2, 0.5 + ends.high / 2),
+        p_adjusted=p,
+        similar=_share((one.dialogue, one.score) for one in own if one.score is not None and _is_similar(one)),
+        better=None if side is None else names[1 - side],
         why_open=why,
     )
 

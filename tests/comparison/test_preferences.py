@@ -50,9 +50,9 @@ def test_swapping_two_targets_mirrors_their_pair(scores: list[float]) -> None:
 
 
 def test_a_preference_is_proven_only_beyond_the_interval() -> None:
-    for wins, is_proven in ((5, False), (6, True)):
+    for wins, is_proven in ((4, False), (5, True)):
         found = summarise(compared([1.0] * wins), ("a", "b"), RULES)
-        assert (found.pairs[0].better == "a") == is_proven, "two-sided 5 % of a coin: five heads no, six heads yes"
+        assert (found.pairs[0].better == "a") == is_proven, "as compare: mid-p 0.0625 and 0.031"
         assert (found.targets[0].groups != found.targets[1].groups) == is_proven
     assert summarise(compared([0.5] * 500), ("a", "b"), RULES).pairs[0].better is None
 
@@ -68,7 +68,7 @@ def test_a_pair_with_many_comparisons_without_a_verdict_stays_open() -> None:
 
 
 def test_more_pairs_need_more_evidence() -> None:
-    both = compared([1.0] * 6) + compared([0.5] * 6, "a", "c") + compared([0.5] * 6, "b", "c")
+    both = compared([1.0] * 5) + compared([0.5] * 5, "a", "c") + compared([0.5] * 5, "b", "c")
     assert all(one.better is None for one in summarise(both, ("a", "b", "c"), RULES).pairs)
 
 
