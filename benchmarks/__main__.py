@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from benchmarks.accuracy import accuracy
 from benchmarks.bench import FULL, QUICK, Bench, Row
-from benchmarks.chances import audit, compare, gates, limits, rank
+from benchmarks.chances import audit, compare, gates, limits, prefer, rank
 from benchmarks.measure import Failed, workplace
 from benchmarks.pages import TURNS, opened_pages
 from benchmarks.peers import DEFAULT_PYTHON, peers
@@ -128,6 +128,7 @@ SECTIONS: dict[str, Section] = {
     "pages": Section(pages, "2 min"),
     "audit": Section(audit, "20 min"),
     "rank": Section(rank, "hours"),
+    "prefer": Section(prefer, "15 min"),
 }
 
 

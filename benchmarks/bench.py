@@ -61,6 +61,7 @@ class Size:
     pages: int = 2000
     audits: int = 200
     ranks: int = 2000
+    preferences: int = 300
 
 
 FULL = Size()
@@ -88,6 +89,7 @@ QUICK = Size(
     pages=100,
     audits=5,
     ranks=10,
+    preferences=4,
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from benchmarks.alarms import alarms
 from benchmarks.bench import Bench, Row
 from benchmarks.cheats import HEAD, HONEST, cheat_rates
+from benchmarks.preferences import preference_rates
 from benchmarks.quotas import played, quotas, steady
 from benchmarks.ranks import RankRates, rank_rates
 from benchmarks.worlds import ALPHA, MARGINS, GateRates, gate_rates
@@ -150,6 +151,22 @@ def rank(bench: Bench) -> list[Row]:
             _share_row(f"intervals of all pairs hold, {name}", "nominal", 1 - ALPHA, held, ">= 94%", held >= 0.94)
         )
     bench.notes.append(f"rank: {worlds:,} worlds a row, a tenth of it for turn_pass; the worst of 10 to 400 dialogues")
+    return rows
+
+
+def prefer(bench: Bench) -> list[Row]:
+    """Measure false claims and coverage of `prefer`."""
+    worlds = bench.size.preferences
+    rows: list[Row] = []
+    for one in preference_rates(worlds):
+        name = f"{one.shape}, {one.targets} targets, {one.dialogues} dialogues"
+        met = one.false <= ALPHA + POINT
+        rows.append(_share_row(f"any false claim, {name}", "nominal", ALPHA, one.false, "<= 5%", met))
+        for what, held in (("pairs", one.pairs_covered), ("targets", one.targets_covered)):
+            rows.append(
+                _share_row(f"intervals of all {what} hold, {name}", "nominal", 1 - ALPHA, held, ">= 94%", held >= 0.94)
+            )
+    bench.notes.append(f"prefer: {worlds:,} worlds a row, dialogues of 1, 2, 4 or 8 comparisons")
     return rows
 
 

@@ -21,7 +21,7 @@ from convbatch.comparison.preferences import Compared, PreferenceRules, summaris
 from convbatch.comparison.stats import Interval
 
 DIALOGUE_SD, TIE = 1.0, 0.6
-TARGETS, DIALOGUES = (2, 3, 5), (10, 30, 100)
+TARGETS, DIALOGUES = (2, 4), (10, 40)
 SIZES = np.array([1, 2, 4, 8])
 STEP, HOPELESS = 0.75, 8.0
 Shape = Literal["equal", "ladder", "one loses"]

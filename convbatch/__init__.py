@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from convbatch.errors import JournalDamaged as JournalDamaged
     from convbatch.errors import JournalError as JournalError
     from convbatch.errors import SetupError as SetupError
+    from convbatch.preferring import prefer as prefer
     from convbatch.reporting.report import report as report
     from convbatch.results.run import Run as Run
     from convbatch.results.run import load as load
@@ -65,7 +66,7 @@ _HOME = {
     "json_schema": "config.json_schema",
     "rank": "comparison.rank",
     "Ranking": "comparison.rank",
-    "prefer": "session.preferring",
+    "prefer": "preferring",
     "Preferences": "comparison.preferences",
     "judge_check": "comparison.agreement",
     "Agreement": "comparison.agreement",

@@ -58,8 +58,8 @@ def run_prefer(runs: Sequence[str], options: PreferOptions) -> ExitCode:
     from convbatch.comparison.preference_render import PREFERENCE_PARTS
     from convbatch.comparison.preferences import PreferenceRules
     from convbatch.errors import SetupError
+    from convbatch.preferring import read_asked
     from convbatch.results.export import check_files
-    from convbatch.session.preferring import read_asked
 
     files = [path for path in options.out if path.suffix.lower() in _SUFFIXES]
     folders = [path for path in options.out if path not in files]
@@ -89,9 +89,9 @@ def _ask(
     from convbatch.console.text import log_note
     from convbatch.errors import SetupError, did_you_mean
     from convbatch.exit_codes import worst
+    from convbatch.preferring import asking_options, refuse_asked
     from convbatch.results.run import load
     from convbatch.session.next_command import read_line
-    from convbatch.session.preferring import asking_options, refuse_asked
 
     assert options.judge is not None
     refuse_asked(runs)

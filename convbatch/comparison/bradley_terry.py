@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PRIOR = 0.1
 """Comparisons added to each pair, tied: without any, the strength of a target that always wins is infinite."""
-DRAWS = 4_000
+DRAWS = 2_000
 _CHUNK = 500
 _STEPS, _LONGEST_STEP = 60, 2.0
 
@@ -112,7 +112,7 @@ def solve(wins: Floats, start: Floats | None = None) -> Floats:
     for _ in range(_STEPS):
         chances = 1 / (1 + np.exp(strengths[:, None, :] - strengths[:, :, None]))
         slope = won - (games * chances).sum(axis=2)
-        if np.abs(slope).max() <= 1e-8 * games.max():
+        if np.abs(slope).max() <= 1e-6 * games.max():
             break
         spread = games * chances * (1 - chances)
         curve = -spread
