@@ -128,10 +128,11 @@ def preference_plan(
             hint='add --rubric "What makes a reply better.", or {"prefer": {"rubric": "…"}} to turns or dialogues '
             "of the dataset, then: convbatch check RUN --dataset FILE",
         )
+    names = [one.name for one in entries]
     settled: list[Settled] = []
     questions: list[dict[str, Any]] = []
     for item, sides in items.items():
-        for a, b in itertools.combinations([one.name for one in entries], 2):
+        for a, b in itertools.combinations(names, 2):
             if a not in sides and b not in sides:
                 continue
             where = (*item[:4], a, b)
@@ -140,8 +141,8 @@ def preference_plan(
                 settled.append(Settled(*where, *outcome))
             else:
                 questions += _questions(len(questions) // 2 + 1, item, (a, b), (sides[a], sides[b]))
-    head = {
-        "targets": [one.name for one in entries],
+    head: dict[str, Any] = {
+        "targets": names,
         "from": [[str(one.run.path.resolve()), one.target] for one in entries],
         "simulated": [one.name for one in entries if _is_simulated(one)],
         "rubrics": list(dict.fromkeys(item.rubric for item in items)),
@@ -155,7 +156,7 @@ def preference_plan(
         assert made is not None
         dataset = dataclasses.replace(made, name=NAME)
     return PreferencePlan(
-        targets=tuple(head["targets"]), dataset=dataset, questions=len(questions), head=head, notes=tuple(notes)
+        targets=tuple(names), dataset=dataset, questions=len(questions), head=head, notes=tuple(notes)
     )
 
 

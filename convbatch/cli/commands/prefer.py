@@ -82,9 +82,7 @@ def prefer(
         Path | None,
         typer.Option("--env-file", metavar="FILE", help="Read keys from this file.", rich_help_panel=JUDGE),
     ] = None,
-    progress: Annotated[
-        bool, typer.Option("--progress/--no-progress", help="Show status lines.", rich_help_panel=JUDGE)
-    ] = True,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No status lines.", rich_help_panel=JUDGE)] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
         list[Path] | None,
@@ -111,7 +109,7 @@ def prefer(
         rpm=rpm,
         reuse=reuse,
         dry_run=dry_run,
-        progress=progress,
+        progress=not no_progress,
         as_json=json,
         out=tuple(out or ()),
     )
