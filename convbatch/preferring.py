@@ -17,6 +17,7 @@ from convbatch.comparison.preference_plan import PreferencePlan, preference_plan
 from convbatch.comparison.preferences import (
     PreferenceRules,
     Preferences,
+    check_beaten,
     is_preference_run,
     read_preferences,
     settled_preferences,
@@ -144,6 +145,7 @@ def prefer(
         _refuse_running_loop()
         refuse_asked(runs)
         plan = preference_plan(runs, rubric=rubric, allow_mismatch=allow_mismatch)
+        check_beaten(rules, plan.targets)
         if plan.dataset is None:
             return settled_preferences(plan, rules)
         options = asking_options(

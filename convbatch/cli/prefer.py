@@ -12,6 +12,7 @@ from convbatch.exit_codes import ExitCode
 if TYPE_CHECKING:
     from convbatch.comparison.preference_plan import PreferencePlan
     from convbatch.comparison.preferences import PreferenceRules, Preferences
+    from convbatch.session.options import RunOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +86,9 @@ def _ask(
 ) -> ExitCode:
     from convbatch.cli.run import run_for
     from convbatch.comparison.preference_plan import preference_plan
-    from convbatch.comparison.preferences import read_preferences, settled_preferences
+    from convbatch.comparison.preferences import check_beaten, read_preferences, settled_preferences
     from convbatch.console.text import log_note
-    from convbatch.errors import SetupError, did_you_mean
+    from convbatch.errors import SetupError
     from convbatch.exit_codes import worst
     from convbatch.preferring import asking_options, refuse_asked
     from convbatch.results.run import load
@@ -96,9 +97,7 @@ def _ask(
     assert options.judge is not None
     refuse_asked(runs)
     plan = preference_plan(runs, rubric=options.rubric, allow_mismatch=options.allow_mismatch)
-    if (beaten := options.fail_if_beaten) is not None and beaten not in plan.targets:
-        hint = did_you_mean(beaten, plan.targets)
-        raise SetupError(f"--fail-if-beaten names no compared target: {beaten!r}", hint=hint)
+    check_beaten(rules, plan.targets)
     if plan.dataset is None:
         log_note("nothing to ask: no two replies differ")
         return _show(settled_preferences(plan, rules), options, files)
@@ -140,18 +139,15 @@ def _plan_lines(plan: PreferencePlan) -> list[str]:
     return lines
 
 
-def _dry_run(plan: PreferencePlan, asking: object, files: Sequence[Path], *, as_json: bool) -> ExitCode:
+def _dry_run(plan: PreferencePlan, asking: RunOptions, files: Sequence[Path], *, as_json: bool) -> ExitCode:
     from dataclasses import replace
-    from typing import cast
 
     from convbatch.cli.dry_run import print_dry_run
     from convbatch.console.text import log_note
-    from convbatch.session.options import RunOptions
 
-    options = cast("RunOptions", asking)
     for line in _plan_lines(plan):
         log_note(line)
-    return print_dry_run(replace(options, out=(*options.out, *files), as_json=as_json))
+    return print_dry_run(replace(asking, out=(*asking.out, *files), as_json=as_json))
 
 
 def _show(found: Preferences, options: PreferOptions, files: Sequence[Path]) -> ExitCode:

@@ -22,9 +22,11 @@ from convbatch.comparison.inputs import load_inputs
 from convbatch.dataset.in_memory import InMemoryDataset, in_memory_dataset
 from convbatch.errors import SetupError
 from convbatch.journal.index import Archive
+from convbatch.journal.manifest import ManifestTarget
 from convbatch.results.conversations import StoredConversation, stored_conversations
 from convbatch.results.judge_scenes import scene
 from convbatch.results.verdicts import JUDGED, ConversationResult
+from convbatch.served_model import canonical_name
 
 META = "prefer"
 """Key of `meta` in the dialogues that ask a judge."""
@@ -144,7 +146,8 @@ def preference_plan(
     head: dict[str, Any] = {
         "targets": names,
         "from": [[str(one.run.path.resolve()), one.target] for one in entries],
-        "simulated": [one.name for one in entries if _is_simulated(one)],
+        "models": [canonical_name(_recorded(one).model) for one in entries],
+        "simulated": [one.name for one in entries if _recorded(one).simulated],
         "rubrics": list(dict.fromkeys(item.rubric for item in items)),
         "notes": list(notes),
         "settled": [list(one) for one in settled],
@@ -160,8 +163,8 @@ def preference_plan(
     )
 
 
-def _is_simulated(entry: Entry) -> bool:
-    return any(one.simulated for one in entry.run.manifest.targets if one.name == entry.target)
+def _recorded(entry: Entry) -> ManifestTarget:
+    return next(one for one in entry.run.manifest.targets if one.name == entry.target)
 
 
 def _items(entries: Sequence[Entry], rubric: str | None) -> dict[_Item, dict[str, _Side]]:

@@ -26,9 +26,11 @@ from convbatch.comparison.stats import Interval
 from convbatch.errors import SetupError, did_you_mean
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
 from convbatch.journal.index import Archive, TurnHistory
+from convbatch.journal.manifest import ManifestTarget
 from convbatch.reply import is_open
 from convbatch.results.conversations import stored_conversations
 from convbatch.results.run import Run
+from convbatch.served_model import canonical_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,6 +224,17 @@ class Preferences:
         return pd.DataFrame([getattr(preference_render, record)(one) for one in rows]).convert_dtypes()
 
 
+def check_beaten(rules: PreferenceRules, names: Sequence[str]) -> None:
+    """Refuse a gate of a target that is not compared.
+
+    Raises:
+        SetupError: It is not.
+    """
+    if rules.fail_if_beaten is not None and rules.fail_if_beaten not in names:
+        hint = did_you_mean(rules.fail_if_beaten, names)
+        raise SetupError(f"--fail-if-beaten names no compared target: {rules.fail_if_beaten!r}", hint=hint)
+
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +279,7 @@ def read_preferences(run: Run, rules: PreferenceRules) -> Preferences:
         without_verdict={why: reasons.count(why) for why in dict.fromkeys(reasons)},
         questions=2 * len(compared),
         is_complete=not any(why.startswith(NOT_ANSWERED) for why in reasons),
-        notes=(*_notes(head, [one for one in run.manifest.targets if one.simulated]), *found.notes),
+        notes=(*_notes(head, run.manifest.targets), *found.notes),
     )
 
 
@@ -276,9 +289,13 @@ def settled_preferences(plan: PreferencePlan, rules: PreferenceRules) -> Prefere
     return replace(found, rubrics=plan.head["rubrics"], notes=(*_notes(plan.head, ()), *found.notes))
 
 
-def _notes(head: Mapping[str, Any], judges: Iterable[Any]) -> Iterator[str]:
+def _notes(head: Mapping[str, Any], judges: Iterable[ManifestTarget]) -> Iterator[str]:
     yield from head["notes"]
-    simulated = [*head["simulated"], *(one.name for one in judges)]
+    models = {canonical_name(one.model) for one in judges}
+    own = [target for target, model in zip(head["targets"], head["models"], strict=True) if model in models]
+    if own:
+        yield f"WARNING: the judge compares replies of its own model, which it may favour: {', '.join(own)}"
+    simulated = [*head["simulated"], *(one.name for one in judges if one.simulated)]
     if simulated:
         yield "SIMULATED, no model was asked: " + ", ".join(dict.fromkeys(simulated))
 
@@ -343,9 +360,7 @@ def summarise(comparisons: Sequence[Compared], names: Sequence[str], rules: Pref
     Raises:
         SetupError: The gate names no target.
     """
-    if rules.fail_if_beaten is not None and rules.fail_if_beaten not in names:
-        hint = did_you_mean(rules.fail_if_beaten, names)
-        raise SetupError(f"--fail-if-beaten names no compared target: {rules.fail_if_beaten!r}", hint=hint)
+    check_beaten(rules, names)
     places = list(itertools.combinations(names, 2))
     by_pair: dict[tuple[str, str], list[Compared]] = {at: [] for at in places}
     for one in comparisons:

@@ -248,6 +248,22 @@ def test_a_judge_without_any_readable_answer_leaves_everything_unknown(make_lab:
     assert b"100% of the comparisons have no verdict" in (lab.path / "p.html").read_bytes()
 
 
+def test_a_run_that_asked_a_judge_is_not_judged_again(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    made_run(lab.path / "r", {A: ["good"], B: ["bad"]})
+    lab.prefer("r", "-o", "p")
+    done = lab.command("prefer", "p", "--judge", "sim-judge@at-openai", **KEY)
+    assert (done.code, "run p has asked a judge already" in done.err) == (2, True)
+    assert lab.asked == 2
+
+
+def test_a_judge_of_its_own_model_is_named(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    made_run(lab.path / "r", {"sim-judge@simulator": ["good"], B: ["bad"]})
+    notes = lab.prefer("r")["notes"]
+    assert sum("its own model, which it may favour: sim-judge@simulator" in note for note in notes) == 1
+
+
 def test_a_dry_run_says_the_calls_and_asks_nothing(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab()
     made_run(lab.path / "r", {A: ["good", "x"], B: ["bad", "x"]})
