@@ -100,7 +100,9 @@ def _rates(shape: Shape, count: int, dialogues: int, worlds: int) -> PreferenceR
         false += wrong
         pairs_in += bool(covered)
         targets_in += all(
-            one.ci.low - _TINY <= shares[names.index(one.name)] <= one.ci.high + _TINY for one in found.targets
+            ends.low - _TINY <= shares[names.index(one.name)] <= ends.high + _TINY
+            for one in found.targets
+            for ends in [one.ci or Interval(0.0, 1.0)]
         )
     return PreferenceRates(
         shape=shape,
