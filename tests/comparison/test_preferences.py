@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convbatch as package
+from convbatch.comparison.metrics import DialogueValue
 from convbatch.comparison.preference_render import swapped
-from convbatch.comparison.preferences import Compared, PreferenceRules, summarise
+from convbatch.comparison.preferences import Compared, PreferenceRules, difference_interval, summarise
 from convbatch.dialogue import Dialogue
 from convbatch.reply import Failure
 from convbatch.results.run import load
@@ -55,6 +56,19 @@ def test_a_preference_is_proven_only_beyond_the_interval() -> None:
         assert (found.pairs[0].better == "a") == is_proven, "as compare: mid-p 0.0625 and 0.031"
         assert (found.targets[0].groups != found.targets[1].groups) == is_proven
     assert summarise(compared([0.5] * 500), ("a", "b"), RULES).pairs[0].better is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(1, 4)), min_size=1, max_size=12))
+def test_the_interval_of_uneven_dialogues_holds_the_estimate_and_mirrors(counts: list[tuple[int, int, int]]) -> None:
+    values = [DialogueValue(lost, won, lost + won + tied) for lost, won, tied in counts]
+    estimate = sum(one.candidate - one.base for one in values) / sum(one.size for one in values)
+    ends = difference_interval(values, 0.05)
+    assert -1 <= ends.low <= estimate <= ends.high <= 1
+    assert ends.low < ends.high
+    other = difference_interval([DialogueValue(one.candidate, one.base, one.size) for one in values], 0.05)
+    assert (-other.high, -other.low) == pytest.approx(tuple(ends))
+    wider = difference_interval(values, 0.005)
+    assert wider.low <= ends.low < ends.high <= wider.high
 
 
 def test_a_pair_with_many_comparisons_without_a_verdict_stays_open() -> None:
