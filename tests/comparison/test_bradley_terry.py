@@ -30,8 +30,8 @@ def test_two_targets_have_the_odds_of_their_wins() -> None:
     wins = np.array([[[0.0, 30.0], [10.0, 0.0]]])
     strengths = solve(wins)[0]
     odds = (30 + PRIOR / 2) / (10 + PRIOR / 2)
-    assert strengths[0] - strengths[1] == pytest.approx(np.log(odds), abs=1e-7)
-    assert mean_shares(strengths[None])[0][0] == pytest.approx(odds / (1 + odds))
+    assert strengths[0] - strengths[1] == pytest.approx(np.log(odds), abs=1e-5)
+    assert mean_shares(strengths[None])[0][0] == pytest.approx(odds / (1 + odds), abs=1e-5)
 
 
 def test_the_strengths_of_exact_chances_are_found_again() -> None:
@@ -49,8 +49,8 @@ def test_the_order_of_targets_does_not_matter(wins: np.ndarray, chance: object) 
     plain = fit(wins, 0.05, draws=200)
     moved = fit(wins[:, order][:, :, order], 0.05, draws=200)
     for place, n in enumerate(order):
-        assert moved[place].share == pytest.approx(plain[n].share, abs=1e-6)
-        assert tuple(moved[place].ci) == pytest.approx(tuple(plain[n].ci), abs=1e-6)
+        assert moved[place].share == pytest.approx(plain[n].share, abs=1e-5)
+        assert tuple(moved[place].ci) == pytest.approx(tuple(plain[n].ci), abs=1e-5)
         assert moved[place].is_bounded == plain[n].is_bounded
 
 
@@ -59,8 +59,8 @@ def test_the_order_of_targets_does_not_matter(wins: np.ndarray, chance: object) 
 def test_swapping_all_wins_and_losses_mirrors_the_shares(wins: np.ndarray) -> None:
     plain, mirrored = fit(wins, 0.05, draws=200), fit(wins.transpose(0, 2, 1), 0.05, draws=200)
     for one, other in zip(plain, mirrored, strict=True):
-        assert one.share == pytest.approx(1 - other.share, abs=1e-6)
-        assert (one.ci.low, one.ci.high) == pytest.approx((1 - other.ci.high, 1 - other.ci.low), abs=1e-6)
+        assert one.share == pytest.approx(1 - other.share, abs=1e-5)
+        assert (one.ci.low, one.ci.high) == pytest.approx((1 - other.ci.high, 1 - other.ci.low), abs=1e-5)
 
 
 def test_ties_alone_leave_all_targets_equal() -> None:
