@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from convbatch.results.run import load as load
     from convbatch.results.turn_results import TurnResult as TurnResult
     from convbatch.turn_stream import TurnStream as TurnStream
-    from convbatch.session.preferring import prefer as prefer
 
 _HOME = {
     "__version__": "_version",
