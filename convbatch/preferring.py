@@ -114,6 +114,12 @@ def prefer(
 ) -> Preferences:
     """Ask a judge which target's replies it prefers, or read what it said.
 
+    >>> found = convbatch.prefer(both, judge="sim-judge-long@simulator", rubric="The reply is polite.")
+    >>> found.longer.value  # of this judge, which prefers long replies
+    1.0
+    >>> convbatch.prefer(found.run).position  # nothing is asked again
+    Share(value=0.5, ...)
+
     Args:
         runs: Runs to compare, as for `rank`; without `judge` one run that has asked a judge.
         judge: `model@gateway`. Every comparison is two paid calls.

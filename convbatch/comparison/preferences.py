@@ -142,6 +142,9 @@ class PreferredTarget:
 class Preferences:
     """Result of `prefer`.
 
+    >>> convbatch.prefer(both, judge="sim-judge-long@simulator", rubric="The reply is polite.")
+    <convbatch.Preferences of 2 targets: No preference between 2 targets is proven>
+
     Attributes:
         run: The run that asked the judge; None where no question was needed.
         targets: The most preferred first.
