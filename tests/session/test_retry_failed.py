@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from tests.support import virtual_run_laws as laws
 from tests.support.virtual_disk import Kill
 from tests.support.virtual_run import KEY, Host, VirtualRun
 
+Plain = dict[str, Any]
 BLOCKED = {"action": "reply", "kind": "output-blocked"}
 EMPTY = {"action": "reply", "kind": "empty"}
 BAD_REQUEST = {"action": "error", "kind": "bad_request"}
@@ -211,6 +213,9 @@ def test_a_kill_in_the_middle_leaves_a_run_that_resume_finishes(seed: int, tmp_p
     virtual_run.run_session(kill=kill, retry_failed=kinds, retry_errors=False)
     middle = cb.load(tmp_path / "run")
     assert len(middle.turns) == len(virtual_run.planned)
+    rows: list[Plain] = middle.turns.to_dict("records")
+    pending = [row for row in rows if row["status"] == "pending"]
+    assert all(pd.isna(row["reply"]) and pd.isna(row["cost"]) for row in pending), "an open turn shows its former reply"
     virtual_run.run_session(gap_s=60, retry_failed=kinds, retry_errors=False)
     virtual_run.finish()
     story = laws.Story(virtual_run)
@@ -225,7 +230,10 @@ def test_a_kill_in_the_middle_leaves_a_run_that_resume_finishes(seed: int, tmp_p
     assert "error" not in statuses
     for kind in {"blocked", "empty"} & set(kinds):
         assert kind not in statuses
-    assert ("skipped" in statuses) == ("blocked" in statuses or "empty" in statuses)
+    ended: set[int] = set()
+    for index, status in zip(run.turns["dialogue_index"], statuses, strict=True):
+        assert (status == "skipped") == (index in ended), "a turn is skipped behind one that is not ok, and only there"
+        ended |= {index} if status != "ok" else set()
     assert len(run.attempts) >= len(provider.ledger.entries)
 
 
