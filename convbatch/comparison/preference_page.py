@@ -5,7 +5,7 @@ Words are those of `preference_render.py`; the parts that a report has too are f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from convbatch.comparison.preference_render import (
     BIAS_HEADINGS,
@@ -17,14 +17,13 @@ from convbatch.comparison.preference_render import (
     facts,
     oriented,
     pair_cells,
-    pair_result,
     sentence,
     target_cells,
 )
 from convbatch.comparison.preferences import Preferences
 from convbatch.comparison.rank_render import GROUPS_NOTE
+from convbatch.comparison.stats import Interval
 from convbatch.console.html import Markup, element
-from convbatch.reporting.charts.changes import Change, change_figures
 from convbatch.reporting.charts.drawing import Chart, label
 from convbatch.reporting.charts.figure import Cell, Figure, FigurePlan
 from convbatch.reporting.page.charts import charts
@@ -40,6 +39,7 @@ from convbatch.results.transcripts import transcripts
 
 MOST_COMPARISONS = 1_000
 """On the page; the run folder has all."""
+_PAIRS_DRAWN = 30
 
 
 def preference_page(found: Preferences, limits: PageLimits | None = None) -> bytes:
@@ -89,7 +89,9 @@ def _targets(found: Preferences) -> Iterator[Markup]:
     yield element("p", SHARE_NOTE, class_="note")
     yield element("p", GROUPS_NOTE, class_="note")
     if found.targets[0].share is not None:
-        yield from charts([_figure(found)])
+        bars = [(f"{one.name} ({one.groups})", one.share, one.ci) for one in found.targets]
+        note = "Overlapping intervals do not decide a pair: the pairs do."
+        yield from charts([_shares(found, "preference", "Preference of each target", bars, note)])
 
 
 def _pairs(found: Preferences) -> Iterator[Markup]:
@@ -97,14 +99,11 @@ def _pairs(found: Preferences) -> Iterator[Markup]:
     numeric = [n not in (0, 1, 8) for n in range(len(PAIR_HEADINGS))]
     yield table(Table(PAIR_HEADINGS, numeric, rows), "Every pair of targets")
     yield element("p", SIMILAR_NOTE, class_="note")
-    changes: list[Change] = []
-    for one in (oriented(found, pair) for pair in found.pairs):
-        if one.share is None:
-            continue
-        ends = (None, None) if one.ci is None else (one.ci.low - 0.5, one.ci.high - 0.5)
-        name = f"{one.first} against {one.second}: share above a half"
-        changes.append(Change(name, one.share - 0.5, *ends, None, False, pair_result(one).partition(":")[0]))
-    yield from charts(change_figures(changes, 1 - found.rules.alpha, "pairs", " between targets, all at once"))
+    pairs = [oriented(found, pair) for pair in found.pairs]
+    bars = [(f"{one.first} over {one.second}", one.share, one.ci) for one in pairs[:_PAIRS_DRAWN]]
+    note = None if len(pairs) <= _PAIRS_DRAWN else f"The first {_PAIRS_DRAWN} of {len(pairs):,}."
+    if any(share is not None for _, share, _ in bars):
+        yield from charts([_shares(found, "pairs", "Preference in each pair", bars, note)])
 
 
 def _biases(found: Preferences) -> Iterator[Markup]:
@@ -132,29 +131,33 @@ def _comparisons(found: Preferences) -> Iterator[Markup]:
         yield element("p", f"The first {len(shown):,} of {len(found.comparisons):,}.", class_="note")
 
 
-def _figure(found: Preferences) -> Figure:
-    share = f"{100 * (1 - found.rules.alpha):.4g} % intervals, all at once"
-    shown = [(one, one.share, one.ci) for one in found.targets if one.share is not None and one.ci is not None]
-    rows: list[tuple[Cell, ...]] = [(one.name, 100 * value, 100 * ci.low, 100 * ci.high) for one, value, ci in shown]
+def _shares(
+    found: Preferences,
+    name: str,
+    title: str,
+    bars: Iterable[tuple[str, float | None, Interval | None]],
+    note: str | None,
+) -> Figure:
+    """Draw shares of wins with their intervals; those without are left out."""
+    shown = [(of, value, ci) for of, value, ci in bars if value is not None and ci is not None]
     settings = {
         "values": [
             {
                 "row": number,
-                "label": label(f"{one.name} ({one.groups})", 36),
+                "label": label(of, 48),
                 "value": 100 * value,
                 "low": 100 * ci.low,
                 "high": 100 * ci.high,
                 "margin": None,
                 "text": f"{100 * value:.1f} %",
             }
-            for number, (one, value, ci) in enumerate(shown)
+            for number, (of, value, ci) in enumerate(shown)
         ],
-        "reference": [],
+        "reference": [{"at": 50}],
         "domain": [0, 100],
         "format": "~r",
-        "title": f"share of wins (%) with {share}",
+        "title": f"share of wins (%) with {100 * (1 - found.rules.alpha):.4g} % intervals, all at once",
     }
-    note = "Overlapping intervals do not decide a pair: the pairs do."
-    columns = ("target", "share of wins (%)", "interval from", "to")
-    chart = Chart("intervals", settings)
-    return FigurePlan("preference", "Preference of each target", chart, columns, rows, note).drawn()
+    rows: list[tuple[Cell, ...]] = [(of, 100 * value, 100 * ci.low, 100 * ci.high) for of, value, ci in shown]
+    columns = ("of", "share of wins (%)", "interval from", "to")
+    return FigurePlan(name, title, Chart("intervals", settings), columns, rows, note).drawn()
