@@ -220,6 +220,9 @@ class Dialogue:
     max_steps: int = DEFAULT_MAX_STEPS
     """Most model calls in one turn."""
 
+    def __repr__(self) -> str:
+        return f"Dialogue.from_plain({self.to_plain()!r})"
+
     def asked(self, history: HistoryMode) -> tuple[int, ...]:
         """Return the numbers (from 1) of the turns requested in this history mode: all with `ask`, or only the last."""
         numbers = tuple(n for n, turn in enumerate(self.turns, 1) if turn.ask)

@@ -111,6 +111,11 @@ class TurnResult:
     checks_without_verdict: int | None
     score: float | None
 
+    def __repr__(self) -> str:
+        named = ((name, getattr(self, name)) for name in NAMES)
+        known = ", ".join(f"{name}={value!r}" for name, value in named if value is not None and value != ())
+        return f"TurnResult({known})"
+
     @property
     def passed(self) -> bool | None:
         """Whether all checks of the turn passed; None without checks, or while a verdict is open."""

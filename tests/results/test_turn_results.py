@@ -88,3 +88,15 @@ def test_results_are_the_rows_of_turns_with_python_types(run: cb.Run) -> None:
     assert results[0].tags == ("a", "b")
     with pytest.raises(AttributeError):
         done.reply = "changed"  # pyright: ignore[reportAttributeAccessIssue]  # that is the test
+
+
+def test_values_are_shown_without_what_they_do_not_have() -> None:
+    dataset = cb.Dataset([{"id": "a", "turns": [{"user": "hi"}]}])
+    assert repr(dataset[0]) == "Dialogue.from_plain({'id': 'a', 'turns': [{'user': 'hi'}]})"
+    assert eval(repr(dataset[0]), {"Dialogue": cb.Dialogue}) == dataset[0]  # noqa: S307
+
+
+def test_a_result_shows_what_it_knows(run: cb.Run) -> None:
+    shown = repr(next(run.results()))
+    assert "status='ok'" in shown
+    assert "None" not in shown
