@@ -93,10 +93,10 @@ def test_results_are_the_rows_of_turns_with_python_types(run: cb.Run) -> None:
 def test_values_are_shown_without_what_they_do_not_have() -> None:
     dataset = cb.Dataset([{"id": "a", "turns": [{"user": "hi"}]}])
     assert repr(dataset[0]) == "Dialogue.from_plain({'id': 'a', 'turns': [{'user': 'hi'}]})"
-    assert eval(repr(dataset[0]), {"Dialogue": cb.Dialogue}) == dataset[0]  # noqa: S307
+    assert eval(repr(dataset[0]), {"Dialogue": cb.Dialogue}) == dataset[0]
 
 
 def test_a_result_shows_what_it_knows(run: cb.Run) -> None:
     shown = repr(next(run.results()))
-    assert "status='ok'" in shown
+    assert shown.startswith("TurnResult(run=")
     assert "None" not in shown
