@@ -48,8 +48,9 @@ _NAMES = {
     "pandas": "pandas and pyarrow",
     "other": "others",
 }
-WORKS = {"sending": (4000, 5, 0), "long": (40, 100, 2048), "start": (10, 5, 0)}
-"""Dialogues, turns, bytes of a message; of `start` only what comes before the first request is drawn."""
+WORKS = {"sending": (4000, 5, 0), "long": (40, 100, 2048), "start": (10, 5, 0), "whole": (8000, 5, 0)}
+"""Dialogues, turns, bytes of a message; of `start` only what comes before the first request is drawn, of `sending` and
+`long` only the session."""
 
 
 @dataclass(slots=True)
@@ -112,7 +113,7 @@ def _sampled(work: str, py_spy: str) -> Counter[tuple[str, ...]]:
                 stacks[tuple(_names(stack))] += int(count)
     kept: Counter[tuple[str, ...]] = Counter()
     for stack, count in stacks.items():
-        trimmed = _before_the_first_request(stack) if work == "start" else _in_session(stack)
+        trimmed = {"start": _before_the_first_request, "whole": _from_main}.get(work, _in_session)(stack)
         if trimmed:
             kept[trimmed] += count
     return kept
@@ -125,6 +126,14 @@ def _names(stack: str) -> list[str]:
     return [name for name in names[:-1] if "importlib" not in name] + [
         "import" if "importlib" in name else name for name in names[-1:]
     ]
+
+
+def _from_main(stack: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a stack from the command on, or that of another thread."""
+    begins = next(
+        (at for at, name in enumerate(stack) if re.match(r"_run \(convbatch/cli/run|.*run \(threading", name)), 0
+    )
+    return stack[begins:]
 
 
 def _before_the_first_request(stack: tuple[str, ...]) -> tuple[str, ...]:
