@@ -72,6 +72,7 @@ def _is_fast(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the number of examples and the folder of temporary files, unless the caller does."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it, and a run then rightly ignores it, too
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("fast" if _is_fast(config) else "full")
     if _is_fast(config) and not config.getoption("basetemp") and _has_room_in_memory():
