@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import threading
+import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,35 @@ async def test_a_duplicated_reply_is_never_taken_for_the_next_answer(late_s: flo
             await asyncio.sleep(0.1)  # longer than the second answer takes, also on a busy machine
         await transport.close()
     assert len(connections) == 5, "a connection with an unexpected second answer was reused"
+
+
+def answer_twice(listener: socket.socket, *, late_s: float) -> None:
+    """Answer one question on each of two connections, and send the first answer a second time `late_s` later."""
+    for _ in range(2):
+        client, _ = listener.accept()
+        with suppress(ConnectionError), client, client.makefile("rb") as asked:
+            length = 0
+            while (line := asked.readline().strip()) != b"":
+                name, _, value = line.partition(b":")
+                length = int(value) if name.lower() == b"content-length" else length
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (length, asked.read(length))
+            client.sendall(answer)
+            time.sleep(late_s)
+            client.sendall(answer)
+            asked.read(1)  # until the client closes it
+
+
+async def test_a_reply_that_waits_unread_in_the_socket_is_not_the_next_answer(by_session: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=answer_twice, args=(listener,), kwargs={"late_s": 0.02}, daemon=True)
+        server.start()
+        transport = AiohttpTransport(by_session=by_session)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for number in range(2):
+            question = b"question %d" % number
+            outgoing = OutgoingRequest(method="POST", url=url, headers={}, body=question, timeout_s=5)
+            assert (await transport.send(outgoing)).body == question
+            time.sleep(0.2)  # noqa: ASYNC251  # the event loop is busy, and does not read meanwhile
+        await transport.close()
+        await asyncio.to_thread(server.join, 5)
+        assert not server.is_alive()
