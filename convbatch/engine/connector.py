@@ -84,18 +84,19 @@ class NotingConnector(aiohttp.TCPConnector):
         What the event loop has not read yet counts too: on a busy machine it is some milliseconds behind.
         """
         self._trusts_used = self._trusts_used and not used.should_close
-        if not self._trusts_used:
+        transport: Any = used.transport
+        if not self._trusts_used or transport is None:
             return False
-        waiting = None if used.transport is None else _unread(used.transport)
+        waiting = _unread(transport)
         if waiting == b"":
             return True
         # Its end is no reason to distrust the others, nor is what TLS sends by itself.
-        self._trusts_used = waiting is None or used.transport.get_extra_info("ssl_object") is not None
+        self._trusts_used = waiting is None or transport.get_extra_info("ssl_object") is not None
         return False
 
 
 def _unread(transport: Any) -> bytes | None:
-    """Return a first byte that waits in the socket of a connection; empty without one, None at the end of the stream."""
+    """Return a byte that waits in the socket of a connection; empty without one, None at the end of the stream."""
     descriptor = transport.get_extra_info("socket").fileno()
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
