@@ -5,6 +5,7 @@ What a cap on the cost needs is checked in `cost_cap.py`; how caps are enforced 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -16,7 +17,7 @@ from convbatch.errors import SetupError
 
 if TYPE_CHECKING:
     from convbatch.config.gateways import RunTable, Target
-    from convbatch.engine.budget import Budget, BudgetShare, Cap
+    from convbatch.engine.budget import Budget, BudgetShare, Cap, CapKind
     from convbatch.journal.index import Archive, TurnHistory
     from convbatch.journal.manifest import Manifest, ManifestOptions, ManifestTarget
     from convbatch.session.options import LimitOptions
@@ -112,20 +113,20 @@ def open_budget(spec: SessionSpec, past: Archive | None) -> Budget | None:
     budget = Budget(*caps)
     if past is None:
         return budget
-    for account in budget.accounts:
-        unbounded = 0
-        for target, history in _all_turns(spec.manifest, past):
+    unbounded: Counter[CapKind] = Counter()
+    for target, history in _all_turns(spec.manifest, past):  # once for all caps: it reads the journal
+        for account in budget.accounts:
             for amount, is_assumed in _spent_before(spec, account.cap, target, history):
                 if amount is None:
-                    unbounded += 1
+                    unbounded[account.kind] += 1
                 else:
                     account.spend(amount, is_assumed=is_assumed)
-        if unbounded:
-            _refuse_unbounded(account.kind, unbounded)
+    for kind, count in unbounded.items():
+        _refuse_unbounded(kind, count)
     return budget
 
 
-def _refuse_unbounded(kind: str, count: int) -> None:
+def _refuse_unbounded(kind: CapKind, count: int) -> None:
     option, what = ("--max-cost", "cost is") if kind == "cost" else ("--max-tokens-total", "tokens are")
     raise SetupError(
         f"{count} earlier calls of this run may have been paid, and their {what} unknown",
