@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convbatch.comparison.inputs import select_run
+from convbatch.dataset.reader import count_of
 from convbatch.errors import SetupError, did_you_mean
 
 if TYPE_CHECKING:
@@ -77,3 +78,15 @@ def check_gate(fail_if_beaten: str | None, entries: Sequence[Entry]) -> None:
         raise SetupError(
             f"--fail-if-beaten names no ranked target: {fail_if_beaten!r}", hint=did_you_mean(fail_if_beaten, names)
         )
+
+
+def pair_notes(pairs: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[str]:
+    """Yield a line for each note about pairs of targets.
+
+    Args:
+        pairs: The names of base and candidate, for each pair that a note is about.
+    """
+    for note, named in pairs.items():
+        base, candidate = named[0]
+        others = f", and {count_of(len(named) - 1, 'more pair')}" if len(named) > 1 else ""
+        yield f"{base} (base), {candidate} (candidate){others}: {note}"

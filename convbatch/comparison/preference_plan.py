@@ -17,7 +17,7 @@ from convbatch.checks.llm_rubric import scene_to_plain
 from convbatch.checks.pairwise import SYSTEM, are_alike, pair_question
 from convbatch.checks.values import COMPARES_TARGETS, parse_check
 from convbatch.comparison.compare import RunReference
-from convbatch.comparison.entries import Entry, chosen_entries
+from convbatch.comparison.entries import Entry, chosen_entries, pair_notes
 from convbatch.comparison.inputs import load_inputs
 from convbatch.dataset.in_memory import InMemoryDataset, in_memory_dataset
 from convbatch.errors import SetupError
@@ -117,12 +117,7 @@ def preference_plan(
     if rubric is not None and not rubric.strip():
         raise SetupError("--rubric is empty", hint='say what makes a reply better: --rubric "Answers more precisely."')
     entries = chosen_entries(runs, "a preference", most=MOST_TARGETS)
-    notes: dict[str, None] = {}
-    for a, b in itertools.combinations(entries, 2):
-        matched = load_inputs(a.reference, b.reference, allow_mismatch=allow_mismatch)
-        notes |= dict.fromkeys(
-            f"{a.name} (base), {b.name} (candidate): {note}" for note in matched.notes if note[:9] != "SIMULATED"
-        )
+    notes = tuple(_notes(entries, allow_mismatch=allow_mismatch))
     items = _items(entries, rubric)
     if not items:
         raise SetupError(
@@ -158,9 +153,17 @@ def preference_plan(
         made = in_memory_dataset(questions)
         assert made is not None
         dataset = dataclasses.replace(made, name=NAME)
-    return PreferencePlan(
-        targets=tuple(names), dataset=dataset, questions=len(questions), head=head, notes=tuple(notes)
-    )
+    return PreferencePlan(targets=tuple(names), dataset=dataset, questions=len(questions), head=head, notes=notes)
+
+
+def _notes(entries: Sequence[Entry], *, allow_mismatch: bool) -> Iterator[str]:
+    """Yield how the targets differ beside their models; raises `SetupError` where they cannot be compared."""
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for a, b in itertools.combinations(entries, 2):
+        for note in load_inputs(a.reference, b.reference, allow_mismatch=allow_mismatch).notes:
+            if not note.startswith("SIMULATED"):
+                pairs.setdefault(note, []).append((a.name, b.name))
+    yield from pair_notes(pairs)
 
 
 def _recorded(entry: Entry) -> ManifestTarget:

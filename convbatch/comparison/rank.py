@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from convbatch.comparison.compare import MARGIN, MAX_LOST, ComparisonRules, RunReference
-from convbatch.comparison.entries import Entry, check_gate, chosen_entries
+from convbatch.comparison.entries import Entry, check_gate, chosen_entries, pair_notes
 from convbatch.comparison.harm_bound import harm_bound
 from convbatch.comparison.inputs import RECORDED_COSTS, ComparisonInputs, CostOptions, load_inputs
 from convbatch.comparison.metrics import (
@@ -582,9 +582,6 @@ def _notes(
         lacking = sum(one.lacks_verdict(metric) for one in paired[a, b].whole)
         if lacking:
             pairs.setdefault(f"{lacking:,} dialogues lack a verdict of a judge", []).append(names)
-    for note, named in pairs.items():
-        base, candidate = named[0]
-        others = f", and {len(named) - 1} more pairs" if len(named) > 1 else ""
-        yield f"{base} (base), {candidate} (candidate){others}: {note}"
+    yield from pair_notes(pairs)
     if simulated:
         yield "SIMULATED, no model was asked: " + ", ".join(simulated)
