@@ -97,7 +97,11 @@ class NotingConnector(aiohttp.TCPConnector):
 
 def _unread(transport: Any) -> bytes | None:
     """Return a byte that waits in the socket of a connection; empty without one, None at the end of the stream."""
-    descriptor = transport.get_extra_info("socket").fileno()
+    opened = transport.get_extra_info("socket")
+    if opened is None:  # a transport over another one may not tell
+        return b""
+    if (descriptor := opened.fileno()) < 0:
+        return None
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     if not poll.poll(0):
