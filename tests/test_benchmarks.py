@@ -14,8 +14,8 @@ import pytest
 from benchmarks.flame import WIDTH, drawn, own_shares
 
 ROOT = Path(__file__).parent.parent
-ROW = re.compile(r"^ *(\S.*?  +\S.*?)  +\S.*?  +\S.*?  +(\d[\d.]*)(?:  +[<>].*)?$")
-"""What and against what, and the ratio."""
+ROW = re.compile(r"^ *(\S.*?  +\S.*?)  +\S.*?  +\S.*?  +(-?\d[\d.]*)(?:  +[<>].*)?$")
+"""What and against what, and the ratio; the difference of two noisy figures may be negative."""
 
 
 def benchmarks(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
