@@ -55,14 +55,14 @@ setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command)) 
 
 # CI must be reproducible: with CI set, properties use the same examples every time; local runs explore.
 # No deadline per example: timing depends on the load of the machine.
-for name, number in {"fast": 25, "full": 100}.items():
+for name, number in {"fast": 15, "full": 100}.items():
     settings.register_profile(name, max_examples=number, derandomize=bool(os.environ.get("CI")), deadline=None)
 # For tests that must fail, on mutants: the first failing example will do, however large.
 settings.register_profile("to fail", parent=settings.get_profile("full"), phases=(Phase.explicit, Phase.generate))
 
 
 def examples(full: int) -> int:
-    """Return the number of examples of a property: all of `full` under `-m slow`, a quarter of it in the fast suite."""
+    """Return the number of examples of a property: all of `full` under `-m slow`, less in the fast suite."""
     return full * settings().max_examples // 100
 
 

@@ -33,6 +33,7 @@ def ratios(folder: Path, *arguments: str) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_help_and_start_are_measured_against_a_bare_app_and_loop(tmp_path: Path) -> None:
     found = ratios(tmp_path, "-s", "help", "-s", "start")
     assert [name.partition(",")[0] for name in found] == ["--help"] * 2 + ["start to first request"] * 2

@@ -157,6 +157,7 @@ async def test_break_finishes_what_is_in_flight_and_the_run_can_be_resumed(slow_
     check_stopped(stream.run, slow_sim)
 
 
+@pytest.mark.slow
 async def test_an_error_in_the_loop_stops_the_run(slow_sim: Sim) -> None:
     stream = cb.stream_replay(checked(6, 2), models=cb.Target("sim-good", slow_sim.gateway), concurrency=2)
 
@@ -172,6 +173,7 @@ async def test_an_error_in_the_loop_stops_the_run(slow_sim: Sim) -> None:
         _ = [turn async for turn in stream]
 
 
+@pytest.mark.slow
 async def test_cancelling_the_reader_waits_for_what_is_in_flight(slow_sim: Sim) -> None:
     stream = cb.stream_replay(checked(6, 2), models=cb.Target("sim-good", slow_sim.gateway), concurrency=2)
 
@@ -210,6 +212,7 @@ async def test_a_second_cancellation_abandons_what_is_in_flight() -> None:
     assert sum(stream.run.turns["possibly_paid"]) == 1
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_after_break_loses_no_reply(slow_sim: Sim, folder: Path) -> None:
     checked(6, 2).save(folder / "d.jsonl")
     code = f"""

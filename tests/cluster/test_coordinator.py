@@ -108,6 +108,7 @@ def test_a_killed_worker_is_replaced_and_nothing_received_is_lost(tmp_path: Path
     check_bills(provider.ledger.entries, turns)
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_be_reached_for_a_while_goes_on(tmp_path: Path, simulator: Simulators):
     provider = Provider(latency_s=0.05)
 
@@ -124,6 +125,7 @@ def test_a_worker_that_cannot_be_reached_for_a_while_goes_on(tmp_path: Path, sim
     assert int(turns["possibly_paid"].sum()) == 0
 
 
+@pytest.mark.slow
 def test_one_rate_is_kept_by_all_workers(tmp_path: Path, simulator: Simulators):
     provider = Provider()
     spec = prepared(tmp_path, simulator(provider), dialogues=10)
@@ -137,6 +139,7 @@ def test_one_rate_is_kept_by_all_workers(tmp_path: Path, simulator: Simulators):
     assert (len(times) - 1) / (times[-1] - times[0]) > 0.9 * 600 / 61
 
 
+@pytest.mark.slow
 def test_a_target_that_refuses_its_key_is_suspended_once_for_all_workers(tmp_path: Path, simulator: Simulators):
     provider = Provider(faults=FaultScript.of([{"action": "error", "kind": "bad_key"}]))
     result = run_on(prepared(tmp_path, simulator(provider)), 2)
@@ -146,6 +149,7 @@ def test_a_target_that_refuses_its_key_is_suspended_once_for_all_workers(tmp_pat
     assert statuses(turns_of(tmp_path))["pending"] == 36
 
 
+@pytest.mark.slow
 def test_resume_with_workers_and_without_asks_only_what_is_open(tmp_path: Path, simulator: Simulators):
     provider = Provider(latency_s=0.1)
     server = simulator(provider)
@@ -197,6 +201,7 @@ def test_records_are_those_of_one_process(tmp_path: Path, simulator: Simulators,
     assert sorted(kinds[1:-1]) == ["intent"] * 6 + ["outcome"] * 6 + ["turn"] * 6
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_by_all_workers(tmp_path: Path, simulator: Simulators):
     provider = Provider(latency_s=0.02)
     config = tmp_path / "convbatch.toml"
@@ -221,6 +226,7 @@ def test_a_budget_is_kept_by_all_workers(tmp_path: Path, simulator: Simulators):
     assert int(turns["possibly_paid"].sum()) == 0
 
 
+@pytest.mark.slow
 def test_caps_on_tokens_and_requests_are_kept_by_all_workers(tmp_path: Path, simulator: Simulators):
     provider = Provider(latency_s=0.02)
     server = simulator(provider)
@@ -235,6 +241,7 @@ def test_caps_on_tokens_and_requests_are_kept_by_all_workers(tmp_path: Path, sim
     assert 2_000 < sum(entry.input_tokens + entry.output_tokens for entry in counted if entry.billed) <= 4_000
 
 
+@pytest.mark.slow
 def test_turns_are_opened_again_for_all_workers(tmp_path: Path, simulator: Simulators):
     blocked = {"match": {"turn": 2}, "action": "reply", "kind": "output-blocked"}
     provider = Provider(faults=FaultScript.of([blocked]))
@@ -247,6 +254,7 @@ def test_turns_are_opened_again_for_all_workers(tmp_path: Path, simulator: Simul
     assert len(provider.ledger.entries) == 12 + 12
 
 
+@pytest.mark.slow
 def test_what_is_in_flight_is_abandoned_and_told(tmp_path: Path, simulator: Simulators):
     provider = Provider(latency_s=30.0)
     spec = prepared(tmp_path, simulator(provider), dialogues=20)

@@ -21,6 +21,7 @@ from tests.support.process_crew import ProcessCrew
 Simulators = Callable[[Provider], Server]
 
 
+@pytest.mark.slow
 def test_workers_reuse_what_another_run_has_paid(tmp_path: Path, simulator: Simulators):
     provider = Provider()
     server = simulator(provider)
@@ -39,6 +40,7 @@ def test_workers_reuse_what_another_run_has_paid(tmp_path: Path, simulator: Simu
     same_rows(turns, turns_of(tmp_path, "alone"))
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_it_reuses_pays_nothing_twice(tmp_path: Path, simulator: Simulators):
     provider = Provider(latency_s=0.05)
     server = simulator(provider)
@@ -69,6 +71,7 @@ def drawn(tmp_path: Path) -> Path:
     return tmp_path / "media.jsonl"
 
 
+@pytest.mark.slow
 def test_media_go_to_and_come_from_workers_on_another_machine(tmp_path: Path, simulator: Simulators, drawn: Path):
     provider = Provider()
     server = simulator(provider)
@@ -85,6 +88,7 @@ def test_media_go_to_and_come_from_workers_on_another_machine(tmp_path: Path, si
     assert not (elsewhere / "media").exists(), "nothing is left there but spools"
 
 
+@pytest.mark.slow
 def test_a_lost_picture_is_told_as_in_one_process(tmp_path: Path, simulator: Simulators, drawn: Path):
     server = simulator(Provider())
     spec, alone = prepared(tmp_path, server, dataset=drawn), prepared(tmp_path, server, out="alone", dataset=drawn)
@@ -97,6 +101,7 @@ def test_a_lost_picture_is_told_as_in_one_process(tmp_path: Path, simulator: Sim
     same_rows(turns, turns_of(tmp_path, "alone"))
 
 
+@pytest.mark.slow
 def test_resume_with_workers_restores_media_that_are_gone(tmp_path: Path, simulator: Simulators, drawn: Path):
     provider = Provider()
     assert run_on(prepared(tmp_path, simulator(provider), dataset=drawn), 1).exit_code == 0

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from convbatch.comparison.bradley_terry import PRIOR, fit, mean_shares, solve
 from convbatch.comparison.harm_bound import harm_bound
+from tests.conftest import examples
 
 SCORES = st.sampled_from([0.0, 0.5, 1.0])
 
@@ -41,7 +42,7 @@ def test_the_strengths_of_exact_chances_are_found_again() -> None:
     assert found == pytest.approx(true - true.mean(), abs=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(100))
 @given(tables(), st.randoms(use_true_random=False))
 def test_the_order_of_targets_does_not_matter(wins: np.ndarray, chance: object) -> None:
     order = list(range(wins.shape[1]))
@@ -54,7 +55,7 @@ def test_the_order_of_targets_does_not_matter(wins: np.ndarray, chance: object) 
         assert moved[place].is_bounded == plain[n].is_bounded
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(100))
 @given(tables())
 def test_swapping_all_wins_and_losses_mirrors_the_shares(wins: np.ndarray) -> None:
     plain, mirrored = fit(wins, 0.05, draws=200), fit(wins.transpose(0, 2, 1), 0.05, draws=200)

@@ -20,7 +20,7 @@ from convbatch.reply import Failure
 from convbatch.results.run import load
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server
-from tests.conftest import CANARY, CANARY_ENV, Command, config_for
+from tests.conftest import CANARY, CANARY_ENV, Command, config_for, examples
 from tests.session.test_judge import HOSTILE
 from tests.support.made_runs import SEED_REPLY, MadeRun
 
@@ -36,7 +36,7 @@ def compared(scores: Sequence[float | None], first: str = "a", second: str = "b"
 # Numbers
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(120))
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=25))
 def test_swapping_two_targets_mirrors_their_pair(scores: list[float]) -> None:
     (one,) = summarise(compared(scores), ("a", "b"), RULES).pairs

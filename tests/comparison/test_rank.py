@@ -16,7 +16,7 @@ from convbatch.comparison.rank import Difference, group_letters, simultaneous_in
 from convbatch.dialogue import Dialogue
 from convbatch.errors import SetupError
 from convbatch.results.run import Run, load
-from tests.conftest import Command
+from tests.conftest import Command, examples
 from tests.support.made_runs import SEED_REPLY, MadeRun
 
 NAMES = ("a@simulator", "b@simulator", "c@simulator", "d@simulator")
@@ -50,7 +50,7 @@ def test_two_targets_agree_with_compare(tmp_path: Path) -> None:
         assert (one.better == NAMES[0]) == told.verdict.startswith("regression")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(60))
 @given(bad=st.lists(st.integers(0, 12), min_size=3, max_size=4))
 def test_nothing_is_proven_that_compare_of_the_two_denies(
     tmp_path_factory: pytest.TempPathFactory, bad: list[int]

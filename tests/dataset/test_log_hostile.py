@@ -72,7 +72,7 @@ def test_every_broken_line_is_listed_and_nothing_is_written(convbatch: Command, 
     assert len(load_dialogues([tmp_path / "out.jsonl"])) == 2
 
 
-@pytest.mark.parametrize("kind", [None, *LOG_FORMS])
+@pytest.mark.parametrize("kind", [None, *(pytest.param(kind, marks=pytest.mark.slow) for kind in LOG_FORMS)])
 def test_what_is_no_regular_file_is_refused_before_it_is_opened(
     kind: str | None, command: Command, tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_run_is_an_arrow_stream_of_its_turns(run: cb.Run) -> None:
         run.arrow("turn")
 
 
+@pytest.mark.slow
 def test_a_large_table_comes_in_bounded_batches(tmp_path: Path) -> None:
     dataset = cb.Dataset([f"question {n}" for n in range(BATCH_ROWS // 4)])
     run = cb.run(dataset, models="sim-good@simulator", repeats=5, out=tmp_path / "out", rpm=None)

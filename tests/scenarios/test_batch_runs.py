@@ -201,6 +201,7 @@ def test_no_batch_is_refused_for_a_run_without_batch_jobs(
     assert (done.code, "no open batch job" in done.err) == (0, True)
 
 
+@pytest.mark.slow
 def test_an_interrupted_batch_run_names_its_open_job_and_how_to_cancel_it(
     tmp_path: Path, simulator: Simulators, convbatch: Command, start: Start
 ) -> None:

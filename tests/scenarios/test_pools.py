@@ -114,6 +114,7 @@ def test_a_pool_of_which_no_member_is_left_is_suspended(simulator: Simulators, c
     assert set(cb.load(tmp_path / "run").turns["status"]) == {"pending"}
 
 
+@pytest.mark.slow
 def test_a_pool_is_resumed_after_a_kill_without_paying_twice(
     simulator: Simulators, start: Start, command: Command, tmp_path: Path
 ):
