@@ -451,7 +451,7 @@ def _read_options(kind: type[OptionsT], ctx: typer.Context, values: dict[str, An
 
 def _from_cli(field: Field[Any], spec: OptionSpec, value: Any) -> Any:
     if spec.seconds:
-        from convbatch.session.options import parse_seconds
+        from convbatch.session.durations import parse_seconds
 
         return parse_seconds(value, spec.long_name)
     if _is_list(field):  # an environment variable, split at its commas, arrives as text

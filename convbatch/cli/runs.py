@@ -22,7 +22,7 @@ from convbatch.pricing import Money
 from convbatch.results.export import Content, check_files, json_bytes, write_files
 from convbatch.results.listing import SORT_KEYS, STATES, ListedRun, RunQuery, find_runs, read_run
 from convbatch.results.run import RESULTS
-from convbatch.session.options import parse_seconds
+from convbatch.session.durations import parse_seconds
 
 _STYLES = {"finished": "green", "unreadable": "red"}
 _EXAMPLE = Path("datasets/quickstart.jsonl")

@@ -6,21 +6,38 @@ does not know are kept in `other`, so that they survive a rewrite. What a gatewa
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from convbatch.dialogue import MAX_REPEATS, NO_SETTINGS, SETTING_NAMES, Dialogue, HistoryMode, Settings, Variant
+from convbatch.dialogue import NO_SETTINGS, SETTING_NAMES, Dialogue, HistoryMode, Settings, Variant
 from convbatch.errors import Place, SetupError
+from convbatch.journal.manifest_fields import (
+    ALIASES,
+    COUNT,
+    FLAG,
+    GATEWAY_KINDS,
+    HISTORY,
+    LIMIT_KINDS,
+    OBJECT,
+    PATH,
+    POSITIVE,
+    PRICES,
+    PRICES_BY_NAME,
+    RATES,
+    REPEATS,
+    SETTING_KINDS,
+    SETTING_LIST,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    Fields,
+    WrongField,
+    excerpt,
+)
 from convbatch.journal.records import JournalEnd
-from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable, is_exchange_rates, is_price_table
+from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, PriceTable
 from convbatch.served_model import Aliases
-
-_T = TypeVar("_T")
 
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "run.json"
@@ -52,21 +69,21 @@ class ManifestGateway:
         Raises:
             ValueError: A field is missing or wrong.
         """
-        others = _Fields(plain)
-        limits = _Fields(others.required("limits", _OBJECT), "limits")
-        for key, kind in _LIMITS.items():
+        others = Fields(plain)
+        limits = Fields(others.required("limits", OBJECT), "limits")
+        for key, kind in LIMIT_KINDS.items():
             limits.optional(key, kind)
-        for key, kind in _GATEWAY.items():
+        for key, kind in GATEWAY_KINDS.items():
             others.optional(key, kind)
-        fields = _Fields(plain)
+        fields = Fields(plain)
         return cls(
-            name=fields.required("name", _TEXT),
-            protocol=fields.required("protocol", _TEXT),
-            base_url=fields.required("base_url", _TEXT),
-            currency=fields.optional("currency", _TEXT),
-            settings=_settings(fields.required("settings", _OBJECT), "settings"),
-            unset=tuple(fields.optional("unset", _SETTING_LIST, ())),
-            aliases=fields.optional("aliases", _ALIASES, {}),
+            name=fields.required("name", TEXT),
+            protocol=fields.required("protocol", TEXT),
+            base_url=fields.required("base_url", TEXT),
+            currency=fields.optional("currency", TEXT),
+            settings=_settings(fields.required("settings", OBJECT), "settings"),
+            unset=tuple(fields.optional("unset", SETTING_LIST, ())),
+            aliases=fields.optional("aliases", ALIASES, {}),
             other=fields.rest(),
         )
 
@@ -115,20 +132,20 @@ class ManifestTarget:
         Raises:
             ValueError: A field is missing or wrong.
         """
-        fields = _Fields(plain)
-        prices = fields.optional("prices", _PRICES)
-        batch_prices = fields.optional("batch_prices", _PRICES)
+        fields = Fields(plain)
+        prices = fields.optional("prices", PRICES)
+        batch_prices = fields.optional("batch_prices", PRICES)
         return cls(
-            name=fields.required("name", _TEXT),
-            model=fields.required("model", _TEXT),
-            simulated=fields.required("simulated", _FLAG),
+            name=fields.required("name", TEXT),
+            model=fields.required("model", TEXT),
+            simulated=fields.required("simulated", FLAG),
             gateway=fields.nested("gateway", ManifestGateway.from_json),
             members=fields.each("members", ManifestGateway.from_json),
             variant=fields.optional_nested("variant", _variant),
             prices=None if prices is None else PriceTable.from_plain(prices),
             served_prices={
                 name: PriceTable.from_plain(table)
-                for name, table in fields.optional("served_prices", _PRICES_BY_NAME, {}).items()
+                for name, table in fields.optional("served_prices", PRICES_BY_NAME, {}).items()
             },
             batch_prices=None if batch_prices is None else PriceTable.from_plain(batch_prices),
             other=fields.rest(),
@@ -176,11 +193,11 @@ class ManifestSource:
         Raises:
             ValueError: A field is missing or wrong.
         """
-        fields = _Fields(plain)
+        fields = Fields(plain)
         return cls(
-            path=fields.required("path", _PATH),
-            sha256=fields.required("sha256", _TEXT),
-            size=fields.optional("size", _COUNT),
+            path=fields.required("path", PATH),
+            sha256=fields.required("sha256", TEXT),
+            size=fields.optional("size", COUNT),
             other=fields.rest(),
         )
 
@@ -211,13 +228,13 @@ class ManifestDataset:
         Raises:
             ValueError: A field is missing or wrong.
         """
-        fields = _Fields(plain)
+        fields = Fields(plain)
         return cls(
             sources=fields.each("sources", ManifestSource.from_json),
-            sha256=fields.optional("sha256", _TEXT),
-            dialogues=fields.optional("dialogues", _COUNT, 0),
-            asked_turns=fields.optional("asked_turns", _COUNT, 0),
-            selection=fields.optional("selection", _OBJECT, {}),
+            sha256=fields.optional("sha256", TEXT),
+            dialogues=fields.optional("dialogues", COUNT, 0),
+            asked_turns=fields.optional("asked_turns", COUNT, 0),
+            selection=fields.optional("selection", OBJECT, {}),
             other=fields.rest(),
         )
 
@@ -265,20 +282,20 @@ class ManifestOptions:
         Raises:
             ValueError: A field is wrong.
         """
-        fields = _Fields(plain)
+        fields = Fields(plain)
         return cls(
-            concurrency=fields.optional("concurrency", _POSITIVE),
-            max_attempts=fields.optional("max_attempts", _POSITIVE),
-            in_rounds=fields.optional("in_rounds", _FLAG, False),
-            batch=fields.optional("batch", _FLAG, False),
-            batch_window=fields.optional("batch_window", _TEXT),
-            reuse=fields.optional("reuse", _PATH),
-            max_cost=fields.optional("max_cost", _TEXT),
-            max_tokens_total=fields.optional("max_tokens_total", _POSITIVE),
-            max_requests=fields.optional("max_requests", _POSITIVE),
-            fail_under=fields.optional("fail_under", _TEXT),
-            judge=fields.optional("judge", _TEXT),
-            given=fields.optional("given", _OBJECT, {}),
+            concurrency=fields.optional("concurrency", POSITIVE),
+            max_attempts=fields.optional("max_attempts", POSITIVE),
+            in_rounds=fields.optional("in_rounds", FLAG, False),
+            batch=fields.optional("batch", FLAG, False),
+            batch_window=fields.optional("batch_window", TEXT),
+            reuse=fields.optional("reuse", PATH),
+            max_cost=fields.optional("max_cost", TEXT),
+            max_tokens_total=fields.optional("max_tokens_total", POSITIVE),
+            max_requests=fields.optional("max_requests", POSITIVE),
+            fail_under=fields.optional("fail_under", TEXT),
+            judge=fields.optional("judge", TEXT),
+            given=fields.optional("given", OBJECT, {}),
             other=fields.rest(),
         )
 
@@ -318,10 +335,10 @@ class PlannedRows:
         Raises:
             ValueError: A field is missing or wrong.
         """
-        fields = _Fields(plain)
+        fields = Fields(plain)
         return cls(
-            rows=fields.required("rows", _COUNT),
-            per_target=fields.optional("per_target", _COUNT),
+            rows=fields.required("rows", COUNT),
+            per_target=fields.optional("per_target", COUNT),
             other=fields.rest(),
         )
 
@@ -345,8 +362,8 @@ class SimulatorSetup:
         Raises:
             ValueError: A field is missing or wrong.
         """
-        fields = _Fields(plain)
-        return cls(seed=fields.required("seed", _WHOLE), other=fields.rest())
+        fields = Fields(plain)
+        return cls(seed=fields.required("seed", WHOLE), other=fields.rest())
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, the reverse of `from_json`."""
@@ -425,41 +442,41 @@ class Manifest:
         """
         _refuse_version(plain, path=path)
         try:
-            return cls._from_fields(_Fields(plain))
-        except _WrongField as error:
+            return cls._from_fields(Fields(plain))
+        except WrongField as error:
             what = f"{MANIFEST_NAME} is not as convbatch wrote it: {error.key!r} is missing or wrong"
             raise SetupError(what, place=Place(path=path), found=str(error), hint=MANIFEST_HINT) from None
 
     @classmethod
-    def _from_fields(cls, fields: _Fields) -> Self:
+    def _from_fields(cls, fields: Fields) -> Self:
         targets = fields.each("targets", ManifestTarget.from_json)
         if not targets:
-            raise _WrongField("targets", "is missing or empty")
+            raise WrongField("targets", "is missing or empty")
         return cls(
             targets=targets,
-            history=fields.required("history", _HISTORY),
-            repeats=fields.required("repeats", _REPEATS),
+            history=fields.required("history", HISTORY),
+            repeats=fields.required("repeats", REPEATS),
             planned=fields.nested("planned", PlannedRows.from_json),
-            settings=_settings(fields.required("settings", _OBJECT), "settings"),
+            settings=_settings(fields.required("settings", OBJECT), "settings"),
             options=fields.nested("options", ManifestOptions.from_json),
             dataset=fields.nested("dataset", ManifestDataset.from_json),
-            run=fields.optional("run", _PATH),
-            name=fields.optional("name", _TEXT),
-            note=fields.optional("note", _TEXT),
-            origin=fields.optional("origin", _TEXT),
-            convbatch=fields.optional("convbatch", _TEXT),
-            python=fields.optional("python", _TEXT),
-            created_at=fields.optional("created_at", _TEXT, ""),
-            state=fields.optional("state", _TEXT, "running"),
+            run=fields.optional("run", PATH),
+            name=fields.optional("name", TEXT),
+            note=fields.optional("note", TEXT),
+            origin=fields.optional("origin", TEXT),
+            convbatch=fields.optional("convbatch", TEXT),
+            python=fields.optional("python", TEXT),
+            created_at=fields.optional("created_at", TEXT, ""),
+            state=fields.optional("state", TEXT, "running"),
             journal=fields.optional_nested("journal", _journal_end),
-            config=fields.optional("config", _PATH),
+            config=fields.optional("config", PATH),
             judges=fields.each("judges", ManifestTarget.from_json),
-            rates=ExchangeRates.from_plain(fields.optional("rates", _RATES)),
+            rates=ExchangeRates.from_plain(fields.optional("rates", RATES)),
             simulator=fields.optional_nested("simulator", SimulatorSetup.from_json),
-            checks=fields.optional("checks", _COUNT, 0),
-            judges_needed=fields.optional("judges_needed", _COUNT, 0),
-            preferences=fields.optional("preferences", _COUNT, 0),
-            python_checks=tuple(fields.optional("python_checks", _TEXTS, ())),
+            checks=fields.optional("checks", COUNT, 0),
+            judges_needed=fields.optional("judges_needed", COUNT, 0),
+            preferences=fields.optional("preferences", COUNT, 0),
+            python_checks=tuple(fields.optional("python_checks", TEXTS, ())),
             other=fields.rest("v"),
         )
 
@@ -512,256 +529,26 @@ def _refuse_version(plain: Any, *, path: str) -> None:
         )
 
 
-# --- reading fields --------------------------------------------------------------------------------------------------
-
-
-class _WrongField(ValueError):
-    """A field that is missing or wrong: its path from the top, and what is wrong with it."""
-
-    def __init__(self, path: str, what: str) -> None:
-        super().__init__(f"{path} {what}" if path else what)
-        self.path = path
-        self.what = what
-
-    @property
-    def key(self) -> str:
-        """The top-level key."""
-        return self.path.partition(".")[0].partition("[")[0]
-
-    def under(self, parent: str) -> _WrongField:
-        """The same error, seen from one level up."""
-        joined = f"{parent}.{self.path}" if self.path else parent
-        return _WrongField(joined, self.what)
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What a field may hold."""
-
-    name: str
-    holds: Callable[[Any], bool]
-
-
-class _Fields:
-    """The fields of one JSON object; remembers which were read, so that the rest can be kept."""
-
-    def __init__(self, plain: Any, path: str = "") -> None:
-        if not isinstance(plain, dict):
-            raise _WrongField(path, f"is {_excerpt(plain)}, not an object")
-        self._plain: dict[str, Any] = plain
-        self._path = path
-        self._read: set[str] = set()
-
-    def required(self, key: str, kind: _Kind) -> Any:
-        self._read.add(key)
-        if key not in self._plain:
-            raise _WrongField(self._at(key), f"is missing; expected {kind.name}")
-        return self._checked(key, kind)
-
-    def optional(self, key: str, kind: _Kind, default: Any = None) -> Any:
-        self._read.add(key)
-        return default if self._plain.get(key) is None else self._checked(key, kind)
-
-    def nested(self, key: str, read: Callable[[Any], _T]) -> _T:
-        return self._in(key, read, self.required(key, _OBJECT))
-
-    def optional_nested(self, key: str, read: Callable[[Any], _T]) -> _T | None:
-        plain = self.optional(key, _OBJECT)
-        return None if plain is None else self._in(key, read, plain)
-
-    def each(self, key: str, read: Callable[[Any], _T]) -> tuple[_T, ...]:
-        items = self.optional(key, _LIST, [])
-        return tuple(self._in(f"{key}[{number}]", read, item) for number, item in enumerate(items))
-
-    def rest(self, *read_elsewhere: str) -> dict[str, Any]:
-        return {key: value for key, value in self._plain.items() if key not in self._read.union(read_elsewhere)}
-
-    def _checked(self, key: str, kind: _Kind) -> Any:
-        value = self._plain[key]
-        if not kind.holds(value):
-            raise _WrongField(self._at(key), f"is {_excerpt(value)}, not {kind.name}")
-        return value
-
-    def _at(self, key: str) -> str:
-        return f"{self._path}.{key}" if self._path else key
-
-    def _in(self, key: str, read: Callable[[Any], _T], plain: Any) -> _T:
-        try:
-            return read(plain)
-        except _WrongField as error:
-            raise error.under(self._at(key)) from None
-
-
 def _journal_end(plain: Any) -> JournalEnd:
-    fields = _Fields(plain)
-    return JournalEnd(seq=fields.required("seq", _COUNT), crc=fields.required("crc", _COUNT))
+    fields = Fields(plain)
+    return JournalEnd(seq=fields.required("seq", COUNT), crc=fields.required("crc", COUNT))
 
 
 def _variant(plain: Any) -> Variant:
-    fields = _Fields(plain)
-    fields.required("name", _TEXT)
+    fields = Fields(plain)
+    fields.required("name", TEXT)
     for name in ("system", "prefix", "suffix"):
-        fields.optional(name, _TEXT)
-    _settings(fields.optional("settings", _OBJECT, {}), "settings")
+        fields.optional(name, TEXT)
+    _settings(fields.optional("settings", OBJECT, {}), "settings")
     if unknown := fields.rest():
-        raise _WrongField("", f"holds {_excerpt(min(unknown))}, which this version does not know")
+        raise WrongField("", f"holds {excerpt(min(unknown))}, which this version does not know")
     return Variant.from_plain(plain)
 
 
 def _settings(plain: Any, path: str) -> Settings:
-    fields = _Fields(plain, path)
+    fields = Fields(plain, path)
     for name in SETTING_NAMES:
-        fields.optional(name, _SETTINGS[name])
+        fields.optional(name, SETTING_KINDS[name])
     if unknown := fields.rest():
-        raise _WrongField(path, f"holds {_excerpt(min(unknown))}, which is no setting this version knows")
+        raise WrongField(path, f"holds {excerpt(min(unknown))}, which is no setting this version knows")
     return Settings.from_plain(plain)
-
-
-def _excerpt(value: Any) -> str:
-    return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else json.dumps(value)[:60]
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_text(value: Any) -> bool:
-    # A lone surrogate is half a character: it cannot be printed or written to a table.
-    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
-
-
-def _is_text_map(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_text, value.values()))
-
-
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_AUTH = re.compile(rf"bearer|raw|x-goog-api-key|x-api-key|none|(?:header|query):{_HEADER_NAME.pattern}")
-
-
-def _is_headers(value: Any) -> bool:
-    if not _is_text_map(value) or not all(map(_HEADER_NAME.fullmatch, value)):
-        return False
-    return all(map(str.isprintable, value.values()))
-
-
-def _is_secret_headers(value: Any) -> bool:
-    if not isinstance(value, dict) or not all(map(_HEADER_NAME.fullmatch, value)):
-        return False
-    return all(map(_is_secret_header, value.values()))
-
-
-def _is_secret_header(value: Any) -> bool:
-    match value:
-        case {"env": env, "prefix": prefix, "origin": origin, **rest}:
-            is_sent = _is_text(env) and isinstance(prefix, str) and prefix.isprintable()
-            return not rest and is_sent and (origin is None or isinstance(origin, str))
-        case _:
-            return False
-
-
-def _is_decimal(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and Decimal(value).is_finite()
-    except InvalidOperation:
-        return False
-
-
-def _is_rate_limit(value: Any) -> bool:
-    match value:
-        case {"count": count, "window_s": window_s, **rest}:
-            return not rest and _is_whole(count) and count > 0 and _is_number(window_s) and window_s > 0
-        case _:
-            return False
-
-
-_TEXT = _Kind("text", _is_text)
-_PATH = _Kind("text", lambda value: isinstance(value, str))  # a path may hold bytes that are not text
-_TEXTS = _Kind("a list of texts", lambda value: isinstance(value, list) and all(map(_is_text, value)))
-_SETTING_LIST = _Kind(
-    "a list of settings", lambda value: isinstance(value, list) and all(one in SETTING_NAMES for one in value)
-)
-_TEXT_MAP = _Kind("an object of texts", _is_text_map)
-_FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
-_WHOLE = _Kind("a whole number", _is_whole)
-_COUNT = _Kind("a whole number from 0", lambda value: _is_whole(value) and value >= 0)
-_POSITIVE = _Kind("a whole number from 1", lambda value: _is_whole(value) and value >= 1)
-_NUMBER = _Kind("a number", _is_number)
-_SECONDS = _Kind("a number of seconds", lambda value: _is_number(value) and value >= 0)
-_ALIASES = _Kind(
-    "an object of lists of texts",
-    lambda value: isinstance(value, dict) and all(map(_TEXTS.holds, value.values())),
-)
-_DECIMAL = _Kind("a decimal number as text", _is_decimal)
-_OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
-_LIST = _Kind("a list", lambda value: isinstance(value, list))
-_HISTORY = _Kind("live, script or last", lambda value: value in ("live", "script", "last"))
-_REPEATS = _Kind(
-    f"a whole number from 1 to {MAX_REPEATS}", lambda value: _is_whole(value) and 1 <= value <= MAX_REPEATS
-)
-_PRICES = _Kind("a price table", is_price_table)
-_PRICES_BY_NAME = _Kind(
-    "an object of price tables",
-    lambda value: isinstance(value, dict) and all(map(is_price_table, value.values())),
-)
-_RATES = _Kind("an object of exchange rates", is_exchange_rates)
-_RATE_LIMITS = _Kind(
-    "a list of {count, window_s}", lambda value: isinstance(value, list) and all(map(_is_rate_limit, value))
-)
-_SECRET_HEADERS = _Kind("an object of {env, prefix, origin}", _is_secret_headers)
-
-_GATEWAY: Mapping[str, _Kind] = {
-    "api_version": _TEXT,
-    "auth": _Kind("an auth scheme", lambda value: isinstance(value, str) and _AUTH.fullmatch(value) is not None),
-    "key_env": _TEXT,
-    "key_command": _TEXTS,
-    "headers": _Kind("an object of header names and texts", _is_headers),
-    "secret_headers": _SECRET_HEADERS,
-    "query": _TEXT_MAP,
-    "proxy": _TEXT,
-    "ca_file": _PATH,
-    "allow_http": _FLAG,
-    "max_output_tokens_field": _TEXT,
-    "path": _Kind("a path of a URL", lambda value: _is_text(value) and value.isprintable() and " " not in value),
-    "seed_field": _TEXT,
-    "anthropic_version": _TEXT,
-    "replay": _Kind("exact, content or stored", lambda value: value in ("exact", "content", "stored")),
-    "thinking_tags": _TEXT,
-    "system_role": _Kind("system, developer or user", lambda value: value in ("system", "developer", "user")),
-    "list_prices": _FLAG,
-    "price_multiplier": _DECIMAL,
-    "attempt_timeout_s": _SECONDS,
-    "stream": _FLAG,
-    "key_origin": _PATH,
-}
-_LIMITS: Mapping[str, _Kind] = {
-    "rpm": _POSITIVE,
-    "tpm": _POSITIVE,
-    "tpm_counts": _TEXT,
-    "rpd": _POSITIVE,
-    "rpd_resets": _TEXT,
-    "rates": _RATE_LIMITS,
-    "concurrency": _POSITIVE,
-    "jitter_s": _SECONDS,
-}
-_SETTINGS: Mapping[str, _Kind] = {
-    "temperature": _NUMBER,
-    "top_p": _NUMBER,
-    "top_k": _WHOLE,
-    "max_output_tokens": _WHOLE,
-    "stop": _TEXTS,
-    "seed": _WHOLE,
-    "thinking_budget": _WHOLE,
-    "thinking_level": _TEXT,
-    "reasoning_effort": _TEXT,
-    "include_thoughts": _FLAG,
-    "response_schema": _OBJECT,
-    "safety": _TEXT_MAP,
-    "logprobs": _WHOLE,
-    "service_tier": _TEXT,
-    "cache": _Kind("auto, off or 1h", lambda value: value in ("auto", "off", "1h")),
-    "extra": _OBJECT,
-}

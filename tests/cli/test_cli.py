@@ -29,7 +29,7 @@ from convbatch.cli.main import app, guarded
 from convbatch.cli.options import parse_share
 from convbatch.exit_codes import ExitCode, worst
 from convbatch.journal.run_folder import RunFolder
-from convbatch.session.options import parse_seconds
+from convbatch.session.durations import parse_seconds
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
 from convbatch.simulator.server import Server, serve_in_thread

@@ -56,7 +56,7 @@ def simulate(
 
     Example: convbatch simulate --port 8080 --latency 50ms --script datasets/quickstart.jsonl
     """
-    from convbatch.session.options import parse_seconds
+    from convbatch.session.durations import parse_seconds
     from convbatch.simulator.fault_script import FaultError
     from convbatch.simulator.gateways import GATEWAYS
     from convbatch.simulator.limits import LimitModel
