@@ -7,7 +7,6 @@ time). Pairing is `pairing.py`, measuring a metric `metrics.py`, output `render.
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,13 +19,12 @@ from convbatch.comparison.inputs import (
     NO_SERVED_MODELS,
     RECORDED_COSTS,
     ChangedHistories,
-    ComparisonInputs,
     CostOptions,
-    Reasons,
     SelectedRun,
     ServedModels,
     load_inputs,
 )
+from convbatch.comparison.measurements import Measurements, Values, of_one_turn
 from convbatch.comparison.metrics import (
     METRICS,
     PASS_METRICS,
@@ -34,21 +32,17 @@ from convbatch.comparison.metrics import (
     Coverage,
     MetricResult,
     TestLevels,
-    coverage,
-    measure,
-    why_not,
 )
+from convbatch.comparison.pair_stream import LoadedSide, PairCounts, PairStream
 from convbatch.comparison.pairing import (
     CONVERSATION_COLUMNS,
     TURN_COLUMNS,
     ComparedTurn,
     Pair,
     PairedTurn,
-    Pairs,
+    ReasonKey,
     SampleKey,
-    SideRows,
     mean,
-    pair,
 )
 from convbatch.errors import SetupError, did_you_mean, named_by_keyword
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
@@ -201,7 +195,7 @@ class Comparison:
     rules: ComparisonRules
     primary: str
     verdict: ComparisonVerdict
-    pairs: Pairs
+    pairs: PairCounts
     judged: Sequence[JudgedMetric]
     parts: Sequence[Slice]
     flips: Sequence[Flip]
@@ -216,6 +210,12 @@ class Comparison:
     """Of every cost; None without any, and where the sides are in different currencies."""
     selected: tuple[SelectedRun, SelectedRun] | None = None
     """Base and candidate, to read their transcripts; None for frames."""
+    without_verdict: Sequence[str] = ()
+    """Paired dialogues that lack the primary metric on a side because a check has no verdict."""
+    diverged: Mapping[int | None, int] = field(default_factory=dict[int | None, int])
+    """As `divergence` returns it."""
+    stream: PairStream | None = None
+    """Reads the pairs again; None without any."""
 
     def __repr__(self) -> str:
         from convbatch.comparison.render import sentence
@@ -232,11 +232,6 @@ class Comparison:
     def is_void(self) -> bool:
         """Whether nothing is concluded because one model served both sides under two names."""
         return self.served.one_model is not None and not self.allow_mismatch
-
-    @cached_property
-    def without_verdict(self) -> list[str]:
-        """Paired dialogues that lack the primary metric on a side because a check has no verdict."""
-        return _without_verdict(self.primary, self.pairs)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -268,12 +263,12 @@ class Comparison:
     @cached_property
     def turns(self) -> pd.DataFrame:
         """One row per paired turn, averaged over repeats."""
-        return _frame(_turn_record(one, turn) for one in self.pairs.whole for turn in one.turns)
+        pairs = (one for one in self.stream or () if not one.pending)
+        return _frame(_turn_record(one, turn) for one in pairs for turn in one.turns)
 
     def divergence(self) -> dict[int | None, int]:
         """Count dialogues by the turn of their first differing reply; None for those without one."""
-        counts = Counter(one.diverges_at for one in self.pairs.whole)
-        return {turn: counts[turn] for turn in sorted(counts, key=lambda turn: (turn is None, turn))}
+        return {turn: self.diverged[turn] for turn in sorted(self.diverged, key=lambda turn: (turn is None, turn))}
 
 
 def compare(
@@ -331,7 +326,20 @@ def compare_runs(
     costs: CostOptions = RECORDED_COSTS,
 ) -> Comparison:
     """Compare two runs as `compare` does, with the options as `ComparisonRules` and `CostOptions`."""
-    return _compare_inputs(load_inputs(base, candidate, allow_mismatch=allow_mismatch, costs=costs), rules)
+    matched = load_inputs(base, candidate, allow_mismatch=allow_mismatch, costs=costs)
+    stream = PairStream(*matched.sides, history=matched.history)
+    compared = _compare_pairs(
+        stream, rules, names=matched.names, is_void=matched.served.one_model is not None and not allow_mismatch
+    )
+    return replace(
+        compared,
+        notes=(*matched.notes, *compared.notes),
+        served=matched.served,
+        changed=matched.changed,
+        allow_mismatch=matched.allow_mismatch,
+        currency=matched.currency,
+        selected=matched.selected,
+    )
 
 
 def compare_frames(
@@ -353,14 +361,12 @@ def compare_frames(
         history: History mode of each side.
         rules: Metric, margin, alpha.
     """
-    sides: list[SideRows] = [
-        (_rows(turns, TURN_COLUMNS), None if conversations is None else _rows(conversations, CONVERSATION_COLUMNS))
-        for turns, conversations in ((base_turns, base_conversations), (candidate_turns, candidate_conversations))
-    ]
-    matched = ComparisonInputs(
-        names=("base", "candidate"), sides=(sides[0], sides[1]), history=history, notes=(), reasons=({}, {})
+    base, candidate = (
+        LoadedSide((_rows(turns, TURN_COLUMNS), None if whole is None else _rows(whole, CONVERSATION_COLUMNS)))
+        for turns, whole in ((base_turns, base_conversations), (candidate_turns, candidate_conversations))
     )
-    return _compare_inputs(matched, rules or ComparisonRules())
+    stream = PairStream(base, candidate, history=history)
+    return _compare_pairs(stream, rules or ComparisonRules(), names=("base", "candidate"))
 
 
 _DEFAULTS: Mapping[str, Any] = {"repeat": 1, "target": "", "status": "ok", "tags": ()}
@@ -372,56 +378,67 @@ def _rows(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Any, ..
     return zip(*cells, strict=True)
 
 
-def _compare_inputs(matched: ComparisonInputs, rules: ComparisonRules) -> Comparison:
-    pairs = pair(*matched.sides, history=matched.history)
+def _compare_pairs(
+    stream: PairStream, rules: ComparisonRules, *, names: tuple[str, str], is_void: bool = False
+) -> Comparison:
+    measured = Measurements(rules.metric)
+    flips: list[Flip] = []
+    for one in stream:
+        if measured.add(one):
+            flips += _flips(one)
+    pairs = measured.counts(stream)
     if not pairs.whole and not pairs.pending:
         raise SetupError("the runs have no dialogue in common", hint="both runs must be of the same dataset")
-    results = {name: result for name in METRICS if (result := _measure(name, pairs.whole, rules, name))}
-    primary = _primary(rules, results, pairs)
+    results = {
+        name: result for name, values in measured.values.items() if (result := _measure(name, values, rules, name))
+    }
+    primary = _primary(rules, results, measured)
     if primary not in results:  # everything is pending
         judged: Sequence[JudgedMetric] = ()
     else:
-        judged = _judge(_at_final_margins(results, primary, rules, pairs), primary, rules, pairs)
-    if matched.served.one_model is not None and not matched.allow_mismatch:
+        judged = _judge(_at_final_margins(results, primary, rules, measured), primary, rules, measured, pairs)
+    if is_void:
         judged = [replace(one, verdict="inconclusive") for one in judged]
     return Comparison(
-        base=matched.names[0],
-        candidate=matched.names[1],
+        base=names[0],
+        candidate=names[1],
         rules=rules,
         primary=primary,
         verdict=judged[0].verdict if judged else "inconclusive",
         pairs=pairs,
         judged=judged,
-        parts=_slices(primary, pairs, rules) if judged else (),
-        flips=sorted(_flips(pairs, matched.reasons), key=_by_severity),
-        unavailable={name: why_not(name, pairs.whole) for name in METRICS if name not in results},
-        notes=(*matched.notes, *_notes(pairs, judged)),
-        served=matched.served,
-        changed=matched.changed,
-        allow_mismatch=matched.allow_mismatch,
-        currency=matched.currency,
-        selected=matched.selected,
+        parts=_slices(primary, measured, rules) if judged else (),
+        flips=sorted(flips, key=_by_severity),
+        unavailable={name: measured.why_not(name) for name in METRICS if name not in results},
+        notes=tuple(_notes(pairs, judged, measured)),
+        without_verdict=measured.lacking.get(primary, ()),
+        diverged=measured.divergence,
+        stream=stream,
     )
 
 
 def _measure(
-    metric: str, pairs: Sequence[Pair], rules: ComparisonRules, primary: str, turn: int | None = None
+    metric: str, values: Values, rules: ComparisonRules, primary: str, *, of_a_turn: bool = False
 ) -> MetricResult | None:
     scale = TestLevels(alpha=rules.alpha, margin=rules.margin_of(metric, primary))
-    return measure(metric, pairs, scale, turn=turn)
+    return values.measure(metric, scale, of_a_turn=of_a_turn)
 
 
 def _at_final_margins(
-    results: Mapping[str, MetricResult], primary: str, rules: ComparisonRules, pairs: Pairs
+    results: Mapping[str, MetricResult], primary: str, rules: ComparisonRules, measured: Measurements
 ) -> dict[str, MetricResult]:
     """Measure again where the choice of the primary metric has changed the margin."""
-    kept = {name: rules.margin_of(name, name) == rules.margin_of(name, primary) for name in results}
-    measured = {n: one if kept[n] else _measure(n, pairs.whole, rules, primary) for n, one in results.items()}
-    return {name: one for name, one in measured.items() if one is not None}
+    final = {
+        name: one
+        if rules.margin_of(name, name) == rules.margin_of(name, primary)
+        else _measure(name, measured.values[name], rules, primary)
+        for name, one in results.items()
+    }
+    return {name: one for name, one in final.items() if one is not None}
 
 
-def _primary(rules: ComparisonRules, results: Mapping[str, MetricResult], pairs: Pairs) -> str:
-    if not pairs.whole:
+def _primary(rules: ComparisonRules, results: Mapping[str, MetricResult], measured: Measurements) -> str:
+    if not measured.whole:
         return rules.metric or PASS_METRICS[0]
     wanted = [rules.metric] if rules.metric else PASS_METRICS
     for name in wanted:
@@ -429,7 +446,7 @@ def _primary(rules: ComparisonRules, results: Mapping[str, MetricResult], pairs:
             return name
     usable = ", ".join(name for name in METRICS if name in results)
     raise SetupError(
-        f"{wanted[0]} cannot be compared: {why_not(wanted[0], pairs.whole)}",
+        f"{wanted[0]} cannot be compared: {measured.why_not(wanted[0])}",
         hint=f"choose another metric: --metric with one of {usable}" if usable else "nothing can be compared",
     )
 
@@ -438,7 +455,11 @@ def _primary(rules: ComparisonRules, results: Mapping[str, MetricResult], pairs:
 
 
 def _judge(
-    results: Mapping[str, MetricResult], primary: str, rules: ComparisonRules, pairs: Pairs
+    results: Mapping[str, MetricResult],
+    primary: str,
+    rules: ComparisonRules,
+    measured: Measurements,
+    pairs: PairCounts,
 ) -> list[JudgedMetric]:
     others = [name for name in results if name != primary]
     tested = [name for name in others if results[name].p is not None]
@@ -449,7 +470,7 @@ def _judge(
         p = one.p if name == primary else adjusted.get(name)
         verdict = decide_verdict(one, p, alpha=rules.alpha, margin=margin)
         metric = JudgedMetric(
-            result=one, margin=margin, p_adjusted=p, verdict=verdict, coverage=coverage(name, pairs.whole)
+            result=one, margin=margin, p_adjusted=p, verdict=verdict, coverage=measured.coverage(name)
         )
         judged.append(replace(metric, verdict="inconclusive") if metric.is_open or pairs.lost > MAX_LOST else metric)
     return judged
@@ -478,21 +499,13 @@ def decide_verdict(result: MetricResult, p: float | None, *, alpha: float, margi
 # --- slices ----------------------------------------------------------------------------------------------------------
 
 
-def _slices(primary: str, pairs: Pairs, rules: ComparisonRules) -> list[Slice]:
-    tags = sorted({tag for one in pairs.whole for tag in one.tags})
-    numbers = sorted({turn.number for one in pairs.whole for turn in one.turns})
-    of_a_turn = "turn_pass" if primary == "dialogue_pass" else primary
-    results: list[tuple[str, MetricResult | None]] = []
-    for tag in tags:
-        chosen = [one for one in pairs.whole if tag in one.tags]
-        results.append((f"tag {tag}", _measure(primary, chosen, rules, primary)))
-    targets = sorted({sample[0] for one in pairs.whole for sample in one.base.samples})
-    for target in targets if len(targets) > 1 else ():
-        results.append(
-            (f"target {target}", _measure(primary, [p.of_target(target) for p in pairs.whole], rules, primary))
-        )
-    for number in numbers if len(numbers) > 1 else ():
-        results.append((f"turn {number}", _measure(of_a_turn, pairs.whole, rules, primary, number)))
+def _slices(primary: str, measured: Measurements, rules: ComparisonRules) -> list[Slice]:
+    results = [(f"tag {tag}", _measure(primary, part, rules, primary)) for tag, part in measured.of_tags(primary)]
+    for target, part in measured.of_targets(primary):
+        results.append((f"target {target}", _measure(primary, part, rules, primary)))
+    of_a_turn = of_one_turn(primary)
+    for number, part in measured.of_turns(of_a_turn) if len(measured.numbers) > 1 else ():
+        results.append((f"turn {number}", _measure(of_a_turn, part, rules, primary, of_a_turn=True)))
     shown = [(name, one) for name, one in results if one is not None and one.dialogues >= MIN_SLICE_SIZE]
     tested = [name for name, one in shown if one.p is not None]
     adjusted = stats.benjamini_hochberg([one.p for _, one in shown if one.p is not None])
@@ -500,16 +513,16 @@ def _slices(primary: str, pairs: Pairs, rules: ComparisonRules) -> list[Slice]:
     return [Slice(slice=name, result=one, p_adjusted=of_name.get(name)) for name, one in shown]
 
 
-def _flips(pairs: Pairs, reasons: tuple[Reasons, Reasons]) -> Iterator[Flip]:
-    for one in pairs.whole:
-        for turn in one.turns:
-            flip = _flip(one.dialogue, turn.number, turn.base, turn.candidate, turn.strictly, reasons)
-            if flip is not None:
-                yield flip
-        conversations = one.base.conversations, one.candidate.conversations
-        flip = _flip(one.dialogue, None, *conversations, all(turn.strictly for turn in one.turns), reasons)
+def _flips(pair: Pair) -> Iterator[Flip]:
+    reasons = pair.base.reasons, pair.candidate.reasons
+    for turn in pair.turns:
+        flip = _flip(pair.dialogue, turn.number, turn.base, turn.candidate, turn.strictly, reasons)
         if flip is not None:
             yield flip
+    conversations = pair.base.conversations, pair.candidate.conversations
+    flip = _flip(pair.dialogue, None, *conversations, all(turn.strictly for turn in pair.turns), reasons)
+    if flip is not None:
+        yield flip
 
 
 def _by_severity(flip: Flip) -> tuple[bool, float, bool, float]:
@@ -524,7 +537,7 @@ def _flip(
     base: Mapping[SampleKey, Any],
     candidate: Mapping[SampleKey, Any],
     strictly: bool,
-    reasons: tuple[Reasons, Reasons],
+    reasons: tuple[Mapping[ReasonKey, str], Mapping[ReasonKey, str]],
 ) -> Flip | None:
     first, second = (mean(sample.passed for sample in samples.values()) for samples in (base, candidate))
     if first is None or second is None or first == second:
@@ -547,13 +560,13 @@ def _flip(
         user=texts[2],
         base_reply=texts[0],
         candidate_reply=texts[1],
-        base_reason=reasons[0].get((dialogue, one.target, one.repeat, turn)),
-        candidate_reason=reasons[1].get((dialogue, other.target, other.repeat, turn)),
+        base_reason=reasons[0].get((one.target, one.repeat, turn)),
+        candidate_reason=reasons[1].get((other.target, other.repeat, turn)),
         score_change=None if scores[0] is None or scores[1] is None else scores[1] - scores[0],
     )
 
 
-def _notes(pairs: Pairs, judged: Sequence[JudgedMetric]) -> Iterator[str]:
+def _notes(pairs: PairCounts, judged: Sequence[JudgedMetric], measured: Measurements) -> Iterator[str]:
     if pairs.lost > MAX_LOST:
         yield (
             f"{pairs.lost:.0%} of the dialogues are unmatched or pending: nothing is concluded from the rest "
@@ -562,7 +575,7 @@ def _notes(pairs: Pairs, judged: Sequence[JudgedMetric]) -> Iterator[str]:
     for one in judged:
         missing = len(pairs.whole) - one.result.dialogues
         if one.is_open:
-            lacking = _without_verdict(one.result.metric, pairs)
+            lacking = measured.lacking.get(one.result.metric, ())
             also = f", or lack a verdict ({len(lacking):,})" if lacking else ""
             yield (
                 f"{one.result.metric}: {one.coverage.uneven:,} of {one.coverage.either_side:,} dialogues have it on "
@@ -572,10 +585,6 @@ def _notes(pairs: Pairs, judged: Sequence[JudgedMetric]) -> Iterator[str]:
             yield f"{one.result.metric} is missing on one side or both in {missing} of {len(pairs.whole)} dialogues"
         if one.result.draws is not None:
             yield f"{one.result.metric}: p is from {one.result.draws:,} random sign flips with a fixed seed"
-
-
-def _without_verdict(metric: str, pairs: Pairs) -> list[str]:
-    return [one.dialogue for one in pairs.whole if metric in PASS_METRICS and one.lacks_verdict(metric)]
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

@@ -11,18 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import orjson
 
 from convbatch.checks.values import NEEDS_A_JUDGE
-from convbatch.comparison.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, SideRows
+from convbatch.comparison.pair_stream import TableSide
+from convbatch.comparison.pairing import CONVERSATION_COLUMNS, TURN_COLUMNS, ReasonKey
 from convbatch.dialogue import NO_VARIANT, SETTING_NAMES, Settings, Variant
 from convbatch.errors import SetupError
 from convbatch.journal.manifest import ManifestGateway
 from convbatch.journal.run_folder import find_run
 from convbatch.pricing import NO_EXCHANGE_RATES, ExchangeRates, check_currency, exact, rate_text
-from convbatch.results.columns import CONVERSATIONS
 from convbatch.results.conversations import dialogues_with_checks
 from convbatch.results.missing_verdicts import missing_verdicts
 from convbatch.results.parquet import read_rows
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 
 MAX_EXAMPLES = 3
 """How many dialogues a message names where many differ."""
-
-
-Reasons: TypeAlias = Mapping[tuple[str, str, int, int | None], str]
-"""(dialogue, target, repeat, turn) → reasons of its failed checks; turn None = the dialogue's own checks."""
 
 
 class AnsweredBy(NamedTuple):
@@ -133,11 +129,10 @@ class ComparisonInputs:
 
     names: tuple[str, str]
     """Run and target of each side."""
-    sides: tuple[SideRows, SideRows]
+    sides: tuple[TableSide, TableSide]
     history: tuple[str, str]
     notes: Sequence[str]
     """Differences of the sides that do not prevent the comparison."""
-    reasons: tuple[Reasons, Reasons]
     served: ServedModels = NO_SERVED_MODELS
     changed: ChangedHistories = NO_CHANGED_HISTORIES
     allow_mismatch: bool = False
@@ -196,7 +191,6 @@ def load_inputs(
         sides=(_side(first, conversion), _side(second, conversion)),
         history=(first.run.manifest.history, second.run.manifest.history),
         notes=notes,
-        reasons=(_reasons(first), _reasons(second)),
         served=served,
         changed=_changed_histories(first, second),
         allow_mismatch=allow_mismatch,
@@ -257,27 +251,23 @@ def _of_target(run: Run, target: str) -> SelectedRun:
     return SelectedRun(run=run, targets=(named_target(run, target).name,))
 
 
-def _side(chosen: SelectedRun, conversion: _Conversion) -> SideRows:
+def _side(chosen: SelectedRun, conversion: _Conversion) -> TableSide:
     wanted = set(chosen.targets)
-    turns = (conversion.row(row) for row in read_rows(chosen.run.turns_path, TURN_COLUMNS) if row[1] in wanted)
-    known = [column.name for column in CONVERSATIONS]
-    places = [known.index(name) for name in CONVERSATION_COLUMNS]
-    rows = (tuple(row[place] for place in places) for row in chosen.run.conversation_rows().rows)
-    return turns, (row for row in rows if row[1] in wanted)
 
+    def turns() -> Iterator[Sequence[Any]]:
+        rows = read_rows(chosen.run.turns_path, TURN_COLUMNS)
+        return (conversion.row(row) for row in rows if row[1] in wanted)
 
-def _reasons(chosen: SelectedRun) -> Reasons:
-    """Collect the reasons of failed checks."""
-    rows = chosen.run.verdict_rows()
-    names = [column.name for column in rows.columns]
-    at = {name: names.index(name) for name in ("dialogue", "target", "repeat", "turn", "check", "passed", "reason")}
-    reasons: dict[tuple[str, str, int, int | None], str] = {}
-    for row in rows.rows:
-        if row[at["passed"]] is False and row[at["target"]] in chosen.targets:
-            key = (row[at["dialogue"]], row[at["target"]], row[at["repeat"]], row[at["turn"]])
-            reason = f"{row[at['check']]}: {row[at['reason']]}"
-            reasons[key] = f"{reasons[key]}; {reason}" if key in reasons else reason
-    return reasons
+    def conversations() -> Iterator[Sequence[Any]]:
+        return (row for row in chosen.run.judged_conversation_rows(CONVERSATION_COLUMNS).rows if row[1] in wanted)
+
+    def reasons() -> Iterator[tuple[str, ReasonKey, str]]:
+        names = ("dialogue", "target", "repeat", "turn", "check", "passed", "reason")
+        for dialogue, target, repeat, turn, check, passed, reason in read_rows(chosen.run.verdicts_path, names):
+            if passed is False and target in wanted:
+                yield dialogue, (target, repeat, turn), f"{check}: {reason}"
+
+    return TableSide(turns=turns, conversations=conversations, reasons=reasons, has_targets=len(wanted) > 1)
 
 
 # --- costs in one currency -------------------------------------------------------------------------------------------

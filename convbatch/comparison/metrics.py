@@ -7,7 +7,7 @@ arithmetic is `stats.py`, the rules of a verdict `compare.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -116,7 +116,7 @@ def measure(metric: str, pairs: Sequence[Pair], scale: TestLevels, *, turn: int 
     Returns:
         None when no dialogue has the metric on both sides.
     """
-    values = [value for pair in pairs if (value := _value(metric, pair, turn)) is not None]
+    values = [value for pair in pairs if (value := value_of(metric, pair, turn)) is not None]
     samples = max((len(side.samples) for pair in pairs for side in (pair.base, pair.candidate)), default=1)
     one_a_dialogue = metric == "dialogue_pass" or (metric == "turn_pass" and turn is not None)
     return measure_values(metric, values, scale, passes_or_fails=one_a_dialogue and samples == 1)
@@ -124,7 +124,7 @@ def measure(metric: str, pairs: Sequence[Pair], scale: TestLevels, *, turn: int 
 
 def dialogue_values(metric: str, pairs: Sequence[Pair]) -> dict[str, DialogueValue]:
     """Return the value of each dialogue that has the metric on both sides, by dialogue."""
-    return {pair.dialogue: value for pair in pairs if (value := _value(metric, pair, None)) is not None}
+    return {pair.dialogue: value for pair in pairs if (value := value_of(metric, pair)) is not None}
 
 
 def measure_values(
@@ -169,23 +169,50 @@ def coverage(metric: str, pairs: Sequence[Pair]) -> Coverage:
     """
     either_side = uneven = 0
     for pair in pairs:
-        larger = max(_size(metric, side) for side in pair.alone)
+        has, differs = values_on_either_side(metric, pair, value_of(metric, pair))
         lacks = metric in PASS_METRICS and pair.lacks_verdict(metric)
-        either_side += lacks or larger > 0
-        uneven += lacks or larger > _size(metric, pair)
+        either_side += lacks or has
+        uneven += lacks or differs
     return Coverage(either_side, uneven)
+
+
+def values_on_either_side(metric: str, pair: Pair, value: DialogueValue | None) -> tuple[bool, bool]:
+    """Return whether a side of a dialogue has a metric, and whether it has more values than both share.
+
+    Args:
+        metric: One of `METRICS`.
+        pair: The dialogue.
+        value: What both share.
+    """
+    most = 1 if metric in ("dialogue_pass", "score", "latency") else len(pair.turns)
+    if value is not None and value.size >= most:
+        return True, False
+    larger = max(_size(metric, side) for side in pair.alone)
+    return larger > 0, larger > (value.size if value else 0.0)
 
 
 def why_not(metric: str, pairs: Sequence[Pair]) -> str:
     """Explain why no dialogue has this metric."""
+    currencies = {t.currency for one in pairs for side in (one.base, one.candidate) for t in _rows(side.turns)}
+    return reason_without(metric, currencies, has_values=any(_size(metric, pair) for pair in pairs))
+
+
+def reason_without(metric: str, currencies: Set[str | None], *, has_values: bool) -> str:
+    """Explain why there is no result of a metric.
+
+    Args:
+        metric: One of `METRICS`.
+        currencies: Of all turns.
+        has_values: Whether a dialogue has the metric on both sides.
+    """
     if metric in PASS_METRICS:
         return "no dialogue has checks with a verdict on both sides"
-    if any(_size(metric, pair) for pair in pairs):
+    if has_values:
         return "one side's total is 0, so there is no ratio"
     if metric == "cost":
-        currencies = {t.currency for one in pairs for side in (one.base, one.candidate) for t in _rows(side.turns)}
-        if len(currencies - {None}) > 1:
-            return "the sides are in different currencies: " + ", ".join(sorted(c for c in currencies if c))
+        known = sorted(one for one in currencies if one is not None)
+        if len(known) > 1:
+            return "the sides are in different currencies: " + ", ".join(known)
         return "no turn has a price and all its token counts on both sides"
     return f"no turn has {'a latency' if metric == 'latency' else 'a count'} on both sides"
 
@@ -194,11 +221,12 @@ def why_not(metric: str, pairs: Sequence[Pair]) -> str:
 
 
 def _size(metric: str, pair: Pair) -> float:
-    value = _value(metric, pair, None)
+    value = value_of(metric, pair)
     return value.size if value else 0.0
 
 
-def _value(metric: str, pair: Pair, turn: int | None) -> DialogueValue | None:
+def value_of(metric: str, pair: Pair, turn: int | None = None) -> DialogueValue | None:
+    """Return the value of a dialogue, or of one of its turns; None where one side or both do not have the metric."""
     turns = [one for one in pair.turns if turn is None or one.number == turn]
     match metric:
         case "dialogue_pass":

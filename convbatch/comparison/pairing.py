@@ -7,11 +7,10 @@ measured on the pairs is `metrics.py`; whether two runs may be paired, `inputs.p
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 FAILED = frozenset({"error", "skipped"})
 TURN_COLUMNS = (
@@ -32,6 +31,8 @@ CONVERSATION_COLUMNS = (
     "checks_without_verdict",
 )
 """Columns read from `conversations`, in this order."""
+ReasonKey = tuple[str, int, int | None]
+"""Target, repeat and turn of failed checks; turn None = the dialogue's own checks."""
 SampleKey = tuple[str, int]
 """Target ("" where each side has only one) and repeat: one sample of a dialogue."""
 
@@ -103,6 +104,27 @@ class Side:
 
     turns: dict[int, dict[SampleKey, ComparedTurn]] = field(default_factory=dict[int, dict[SampleKey, ComparedTurn]])
     conversations: dict[SampleKey, ComparedConversation] = field(default_factory=dict[SampleKey, ComparedConversation])
+    reasons: Mapping[ReasonKey, str] = field(default_factory=dict[ReasonKey, str])
+    """Of failed checks."""
+
+    def add_turn(self, turn: ComparedTurn, *, has_targets: bool) -> None:
+        """Add a sample of a turn; with several targets each of them is a sample."""
+        sample = (turn.target if has_targets else "", turn.repeat)
+        self.turns.setdefault(turn.turn, {})[sample] = turn
+
+    def add_conversation(self, conversation: ComparedConversation, *, has_targets: bool) -> None:
+        """Add the dialogue's own checks of a sample."""
+        self.conversations[conversation.target if has_targets else "", conversation.repeat] = conversation
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Tags of the dialogue."""
+        return next((tuple(turn.tags) for samples in self.turns.values() for turn in samples.values()), ())
+
+    @property
+    def failed_turns(self) -> int:
+        """Number of turns that ended in an error or were skipped after one."""
+        return sum(turn.status in FAILED for samples in self.turns.values() for turn in samples.values())
 
     @property
     def pending(self) -> bool:
@@ -169,6 +191,16 @@ class Pair:
         """Whether any turn is pending on either side."""
         return self.base.pending or self.candidate.pending
 
+    @property
+    def has_check_without_verdict(self) -> bool:
+        """Whether any check of a turn or of the dialogue has no verdict."""
+        return any(
+            row.checks_without_verdict
+            for side in (self.base, self.candidate)
+            for samples in (*side.turns.values(), side.conversations)
+            for row in samples.values()
+        )
+
     def lacks_verdict(self, metric: str) -> bool:
         """Return whether a sample of either side has not this metric because a check has no verdict."""
         return self.base.lacks_verdict(metric) or self.candidate.lacks_verdict(metric)
@@ -216,116 +248,9 @@ class Pair:
         return sorted(self.base.turns.keys() & self.candidate.turns.keys())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pairs:
-    """All pairs, and the dialogues without one."""
-
-    whole: Sequence[Pair]
-    """Dialogues with nothing pending on either side; only these are measured."""
-    pending: Sequence[str]
-    only_base: Sequence[str]
-    only_candidate: Sequence[str]
-    samples: int
-    """Largest number of samples of a dialogue on either side: 1 = one target, one repeat."""
-    failed_base: int
-    """Turns of the paired dialogues that ended in an error or were skipped after one."""
-    failed_candidate: int
-    is_live: bool
-    same_history: bool
-    """As in `Pair`."""
-
-    @property
-    def turns(self) -> int:
-        """Number of paired turns."""
-        return sum(len(pair.turns) for pair in self.whole)
-
-    @property
-    def lost(self) -> float:
-        """Share of all dialogues that cannot be compared because they are unmatched or pending."""
-        lost = len(self.pending) + len(self.only_base) + len(self.only_candidate)
-        return lost / max(1, lost + len(self.whole))
-
-
-SideRows = tuple[Iterable[Sequence[Any]], Iterable[Sequence[Any]] | None]
-"""Rows of `TURN_COLUMNS` and of `CONVERSATION_COLUMNS`; None without dialogue-level checks."""
-
-
-def pair(base: SideRows, candidate: SideRows, *, history: tuple[str, str] = ("live", "live")) -> Pairs:
-    """Pair the rows of two sides.
-
-    Args:
-        base: Rows of one target, or of several.
-        candidate: Rows of one target, or of several with the same names.
-        history: History mode of each side.
-    """
-    known: dict[Any, Any] = {}
-    first, second = _read_side(base, known), _read_side(candidate, known)
-    both = [name for name in first if name in second]
-    pairs = [
-        Pair(
-            dialogue=name,
-            tags=_tags(first[name]),
-            base=first[name],
-            candidate=second[name],
-            same_history=history[0] == history[1],
-            is_live="live" in history,
-        )
-        for name in both
-    ]
-    whole = [one for one in pairs if not one.pending]
-    return Pairs(
-        whole=whole,
-        pending=[one.dialogue for one in pairs if one.pending],
-        only_base=[name for name in first if name not in second],
-        only_candidate=[name for name in second if name not in first],
-        samples=max((len(side.samples) for one in pairs for side in (one.base, one.candidate)), default=1),
-        failed_base=_failed(one.base for one in whole),
-        failed_candidate=_failed(one.candidate for one in whole),
-        is_live="live" in history,
-        same_history=history[0] == history[1],
-    )
-
-
-def _read_side(side_rows: SideRows, known: dict[Any, Any]) -> dict[str, Side]:
-    """Read a side, with one object for all equal texts, also those in `known`: large runs repeat most of theirs."""
-    sides: defaultdict[str, Side] = defaultdict(lambda: Side())
-    rows = [
-        ComparedTurn(*(known.setdefault(cell, cell) if isinstance(cell, str) else cell for cell in row))
-        for row in side_rows[0]
-    ]
-    names = {row.target for row in rows}
-    for row in rows:
-        sample = (row.target if len(names) > 1 else "", row.repeat)
-        sides[row.dialogue].turns.setdefault(row.turn, {})[known.setdefault(sample, sample)] = row
-    if side_rows[1] is None:
-        for one in sides.values():
-            one.conversations = {sample: _conversation_from_turns(one, sample) for sample in one.samples}
-    else:
-        for values in side_rows[1]:
-            one = ComparedConversation(*values)
-            if one.dialogue in sides:
-                sides[one.dialogue].conversations[one.target if len(names) > 1 else "", one.repeat] = one
-    return dict(sides)
-
-
-def _conversation_from_turns(side: Side, sample: SampleKey) -> ComparedConversation:
-    turns = [samples[sample] for samples in side.turns.values() if sample in samples]
-    judged = [turn.passed for turn in turns if turn.passed is not None]
-    passed = all(judged) and not any(turn.status in FAILED for turn in turns) if judged else None
-    if passed and any(turn.passed is None and turn.checks_without_verdict for turn in turns):
-        passed = None
-    return ComparedConversation(turns[0].dialogue, turns[0].target, turns[0].repeat, "ok", None, None, None, passed)
-
-
-def _tags(side: Side) -> tuple[str, ...]:
-    return next((tuple(turn.tags) for samples in side.turns.values() for turn in samples.values()), ())
-
-
-def _failed(sides: Iterable[Side]) -> int:
-    return sum(turn.status in FAILED for side in sides for samples in side.turns.values() for turn in samples.values())
-
-
 def mean(values: Iterable[float | None]) -> float | None:
     """Return the mean of the known values; None when none is known."""
     known = [float(value) for value in values if value is not None]
+    if len(known) == 1:  # most dialogues are asked once
+        return known[0]
     return math.fsum(known) / len(known) if known else None

@@ -30,7 +30,7 @@ from convbatch.comparison.metrics import (
     measure,
     why_not,
 )
-from convbatch.comparison.pairing import Pairs, SideRows, pair
+from convbatch.comparison.pair_stream import Pairs, SideRows, load_pairs
 from convbatch.comparison.stats import Interval, cluster_mean, t_quantile
 from convbatch.errors import SetupError, named_by_keyword
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
@@ -240,7 +240,7 @@ def rank_runs(
         (a, b): load_inputs(entries[a].reference, entries[b].reference, allow_mismatch=allow_mismatch, costs=costs)
         for a, b in places
     }
-    paired = {at: pair(sides[at[0]], sides[at[1]], history=matched[at].history) for at in places}
+    paired = {at: load_pairs(sides[at[0]], sides[at[1]], history=matched[at].history) for at in places}
     metric = _metric(rules, paired, entries)
     values = _common_values(metric, sides, [one.history[0] for one in own])
     if not values[0]:
@@ -291,8 +291,7 @@ def _one_currency(entries: Sequence[Entry], costs: CostOptions, *, allow_mismatc
 
 
 def _kept(matched: ComparisonInputs) -> SideRows:
-    turns, conversations = matched.sides[0]
-    return list(turns), None if conversations is None else list(conversations)
+    return list(matched.sides[0].turns()), list(matched.sides[0].conversations())
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -327,7 +326,7 @@ def _common_values(metric: str, sides: Sequence[SideRows], histories: Sequence[s
     found: list[dict[str, DialogueValue]] = []
     for number, side in enumerate(sides):
         others = _merged([one for other, one in enumerate(sides) if other != number])
-        pairs = pair(side, others, history=(histories[number], histories[number]))
+        pairs = load_pairs(side, others, history=(histories[number], histories[number]))
         found.append(dialogue_values(metric, pairs.whole))
     common = set.intersection(*(set(one) for one in found))
     return [{name: value for name, value in one.items() if name in common} for one in found]
@@ -524,13 +523,13 @@ def _letter(number: int) -> str:
 
 
 def _cost(side: SideRows, common: set[str]) -> float | None:
-    found = dialogue_values("cost", pair(side, side).whole)
+    found = dialogue_values("cost", load_pairs(side, side).whole)
     known = [found[name].base for name in common if name in found]
     return math.fsum(known) / len(known) if len(known) == len(common) else None
 
 
 def _latency(side: SideRows, common: set[str]) -> float | None:
-    found = dialogue_values("latency", pair(side, side).whole)
+    found = dialogue_values("latency", load_pairs(side, side).whole)
     known = [math.log(found[name].base) for name in common if name in found]
     return math.exp(math.fsum(known) / len(known)) if known else None
 
@@ -549,7 +548,7 @@ def _front(estimates: Sequence[float], amounts: Sequence[float | None]) -> list[
 
 def _left_out(sides: Sequence[SideRows], values: Sequence[Mapping[str, Any]], metric: str) -> dict[str, int]:
     present = [{row[0] for row in turns} for turns, _ in sides]
-    pending = {name for side in sides for name in pair(side, side).pending}
+    pending = {name for side in sides for name in load_pairs(side, side).pending}
     everywhere, anywhere = set.intersection(*present), set.union(*present)
     counts = {
         "not at every target": len(anywhere - everywhere),

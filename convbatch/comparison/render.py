@@ -201,7 +201,7 @@ def _dialogue_cases(comparison: Comparison) -> Iterator[JUnitCase]:
             flips.setdefault(flip.dialogue, []).append(flip)
     pairs = comparison.pairs
     left_out = {name: "a check without a verdict" for name in comparison.without_verdict if name not in flips}
-    names = [pair.dialogue for pair in pairs.whole if pair.dialogue not in left_out]
+    names = [name for name in pairs.whole if name not in left_out]
     left_out |= {name: "pending" for name in pairs.pending}
     left_out |= {name: "only in the base" for name in pairs.only_base}
     left_out |= {name: "only in the candidate" for name in pairs.only_candidate}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -40,9 +40,11 @@ from convbatch.results.columns import (
     TURNS,
     VERDICTS,
     WIDE_KEYS,
+    Column,
     Row,
     row_builder,
 )
+from convbatch.results.conversations import ConversationId
 from convbatch.results.parquet import Rows, batch_reader, read_batches, read_frame, read_rows, read_stamp
 from convbatch.results.rows import ConversationTurns, attempts
 from convbatch.results.summary import TargetSummary, summarise
@@ -231,11 +233,20 @@ class Run:
 
     def conversation_rows(self) -> Rows:
         """Return the rows of `conversations`, with one batch in memory at a time."""
+        return self._conversation_rows(CONVERSATIONS, _SHORT)
+
+    def judged_conversation_rows(self, names: Sequence[str]) -> Rows:
+        """Return these columns of `conversations`, none a sum over turns, with one batch in memory at a time."""
+        known = {column.name: column for column in CONVERSATIONS}
+        return self._conversation_rows([known[name] for name in names], (*ConversationId._fields, "tags", "status"))
+
+    def _conversation_rows(self, columns: Sequence[Column], of_turns: Sequence[str]) -> Rows:
+        history = self.manifest.history
         conversations = (
-            ConversationTurns(dict(zip(_SHORT, zip(*rows, strict=True), strict=True)), verdicts, self.manifest.history)
-            for rows, verdicts in read_conversations(self.turns_path, _SHORT)
+            ConversationTurns(dict(zip(of_turns, zip(*rows, strict=True), strict=True)), verdicts, history)
+            for rows, verdicts in read_conversations(self.turns_path, of_turns)
         )
-        return Rows(columns=CONVERSATIONS, rows=map(row_builder(CONVERSATIONS), conversations))
+        return Rows(columns=columns, rows=map(row_builder(columns), conversations))
 
     def attempt_rows(self) -> Rows:
         """Return the rows of `attempts`, with one conversation in memory at a time."""
