@@ -33,7 +33,7 @@ from convbatch.comparison.metrics import (
     MetricResult,
     TestLevels,
 )
-from convbatch.comparison.pair_stream import LoadedSide, PairCounts, PairStream
+from convbatch.comparison.pair_stream import PairCounts, PairStream, load_side
 from convbatch.comparison.pairing import (
     CONVERSATION_COLUMNS,
     TURN_COLUMNS,
@@ -362,7 +362,7 @@ def compare_frames(
         rules: Metric, margin, alpha.
     """
     base, candidate = (
-        LoadedSide((_rows(turns, TURN_COLUMNS), None if whole is None else _rows(whole, CONVERSATION_COLUMNS)))
+        load_side(_rows(turns, TURN_COLUMNS), None if whole is None else _rows(whole, CONVERSATION_COLUMNS))
         for turns, whole in ((base_turns, base_conversations), (candidate_turns, candidate_conversations))
     )
     stream = PairStream(base, candidate, history=history)
@@ -381,7 +381,7 @@ def _rows(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Any, ..
 def _compare_pairs(
     stream: PairStream, rules: ComparisonRules, *, names: tuple[str, str], is_void: bool = False
 ) -> Comparison:
-    measured = Measurements(rules.metric)
+    measured = Measurements(sliced=PASS_METRICS if rules.metric is None else (rules.metric,))
     flips: list[Flip] = []
     for one in stream:
         if measured.add(one):

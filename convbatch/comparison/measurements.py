@@ -67,20 +67,21 @@ class Measurements:
     """What is known of all pairs so far.
 
     Args:
-        metric: The primary metric; None: one of `PASS_METRICS`, and slices are kept of all of them.
+        metrics: Those of which values are kept.
+        sliced: Those of which values by turn and by target are kept as well.
     """
 
-    def __init__(self, metric: str | None = None) -> None:
+    def __init__(self, metrics: Sequence[str] = METRICS, *, sliced: Sequence[str] = ()) -> None:
         self.whole: list[str] = []
         """Dialogues with nothing pending on either side, in order; only these are measured."""
         self.divergence: Counter[int | None] = Counter()
         """Dialogues by the turn of their first differing reply; None for those without one."""
-        self.values = {name: Values() for name in METRICS}
-        self.lacking: dict[str, list[str]] = {name: [] for name in PASS_METRICS}
+        self.values = {name: Values() for name in metrics}
+        self.lacking: dict[str, list[str]] = {name: [] for name in metrics if name in PASS_METRICS}
         """Dialogues that lack a metric because a check has no verdict."""
         self.numbers: set[int] = set()
-        """Of all turns."""
-        self._sliced = PASS_METRICS if metric is None else (metric,)
+        """Of all turns, where there are slices."""
+        self._sliced = sliced
         self._by_turn: dict[tuple[str, int], Values] = {}
         self._by_target: dict[tuple[str, str], Values] = {}
         self._tags: list[tuple[str, ...]] = []
@@ -106,7 +107,8 @@ class Measurements:
             self._failed[number] += side.failed_turns
             self._currencies |= {turn.currency for each in side.turns.values() for turn in each.values()}
         self._add_values(pair, samples)
-        self._add_slices(pair, samples)
+        if self._sliced:
+            self._add_slices(pair, samples)
         return True
 
     def _add_values(self, pair: Pair, samples: int) -> None:
@@ -114,7 +116,7 @@ class Measurements:
         for metric, column in self.values.items():
             value = value_of(metric, pair)
             column.add(value, samples)
-            lacks = open_checks and metric in PASS_METRICS and pair.lacks_verdict(metric)
+            lacks = open_checks and metric in self.lacking and pair.lacks_verdict(metric)
             either_side, uneven = values_on_either_side(metric, pair, value)
             self._either[metric] += lacks or either_side
             self._uneven[metric] += lacks or uneven
@@ -135,6 +137,10 @@ class Measurements:
             most = max(len(part.base.samples), len(part.candidate.samples))
             for metric in self._sliced:
                 self._by_target.setdefault((metric, target), Values()).add(value_of(metric, part), most)
+
+    def by_dialogue(self, metric: str) -> dict[str, DialogueValue]:
+        """Return the value of each dialogue that has a metric on both sides."""
+        return {name: one for name, one in zip(self.whole, self.values[metric], strict=True) if one is not None}
 
     def counts(self, stream: PairStream) -> PairCounts:
         """Return how many of the dialogues of a stream, all of which were added, are compared and not compared."""
@@ -185,3 +191,11 @@ def _ordered(by_key: Mapping[tuple[str, _K], Values]) -> list[tuple[tuple[str, _
 def of_one_turn(metric: str) -> str:
     """Return the metric that single turns have in place of a metric."""
     return "turn_pass" if metric == "dialogue_pass" else metric
+
+
+def measure_stream(stream: PairStream, metrics: Sequence[str]) -> tuple[Measurements, PairCounts]:
+    """Read all pairs of a stream once, and keep the values of these metrics."""
+    measured = Measurements(metrics)
+    for one in stream:
+        measured.add(one)
+    return measured, measured.counts(stream)

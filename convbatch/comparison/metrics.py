@@ -104,29 +104,6 @@ class TestLevels:
         return 1 - self.alpha
 
 
-def measure(metric: str, pairs: Sequence[Pair], scale: TestLevels, *, turn: int | None = None) -> MetricResult | None:
-    """Measure a metric over these pairs.
-
-    Args:
-        metric: One of `METRICS`.
-        pairs: Dialogues with nothing pending.
-        scale: Alpha and margin.
-        turn: Measure only this turn of every dialogue.
-
-    Returns:
-        None when no dialogue has the metric on both sides.
-    """
-    values = [value for pair in pairs if (value := value_of(metric, pair, turn)) is not None]
-    samples = max((len(side.samples) for pair in pairs for side in (pair.base, pair.candidate)), default=1)
-    one_a_dialogue = metric == "dialogue_pass" or (metric == "turn_pass" and turn is not None)
-    return measure_values(metric, values, scale, passes_or_fails=one_a_dialogue and samples == 1)
-
-
-def dialogue_values(metric: str, pairs: Sequence[Pair]) -> dict[str, DialogueValue]:
-    """Return the value of each dialogue that has the metric on both sides, by dialogue."""
-    return {pair.dialogue: value for pair in pairs if (value := value_of(metric, pair)) is not None}
-
-
 def measure_values(
     metric: str, values: Sequence[DialogueValue], scale: TestLevels, *, passes_or_fails: bool = False
 ) -> MetricResult | None:
@@ -162,20 +139,6 @@ class Coverage(NamedTuple):
         return self.uneven / max(1, self.either_side)
 
 
-def coverage(metric: str, pairs: Sequence[Pair]) -> Coverage:
-    """Count the dialogues that have the metric on either side, and those where the sides are uneven.
-
-    A dialogue that would have it but for a verdict that a judge did not give counts as both.
-    """
-    either_side = uneven = 0
-    for pair in pairs:
-        has, differs = values_on_either_side(metric, pair, value_of(metric, pair))
-        lacks = metric in PASS_METRICS and pair.lacks_verdict(metric)
-        either_side += lacks or has
-        uneven += lacks or differs
-    return Coverage(either_side, uneven)
-
-
 def values_on_either_side(metric: str, pair: Pair, value: DialogueValue | None) -> tuple[bool, bool]:
     """Return whether a side of a dialogue has a metric, and whether it has more values than both share.
 
@@ -189,12 +152,6 @@ def values_on_either_side(metric: str, pair: Pair, value: DialogueValue | None) 
         return True, False
     larger = max(_size(metric, side) for side in pair.alone)
     return larger > 0, larger > (value.size if value else 0.0)
-
-
-def why_not(metric: str, pairs: Sequence[Pair]) -> str:
-    """Explain why no dialogue has this metric."""
-    currencies = {t.currency for one in pairs for side in (one.base, one.candidate) for t in _rows(side.turns)}
-    return reason_without(metric, currencies, has_values=any(_size(metric, pair) for pair in pairs))
 
 
 def reason_without(metric: str, currencies: Set[str | None], *, has_values: bool) -> str:
@@ -280,10 +237,6 @@ def _scores(samples: Mapping[SampleKey, ComparedTurn], scored: bool) -> float | 
 
 def _both(base: float | None, candidate: float | None) -> DialogueValue | None:
     return None if base is None or candidate is None else DialogueValue(base, candidate)
-
-
-def _rows(turns: Mapping[int, Mapping[SampleKey, ComparedTurn]]) -> Iterable[ComparedTurn]:
-    return (turn for samples in turns.values() for turn in samples.values())
 
 
 # --- results over all dialogues --------------------------------------------------------------------------------------

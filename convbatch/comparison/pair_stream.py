@@ -56,10 +56,6 @@ def lost_share(whole: Sized, *lost: Sized) -> float:
     return number / max(1, number + len(whole))
 
 
-SideRows = tuple[Iterable[Sequence[Any]], Iterable[Sequence[Any]] | None]
-"""Rows of `TURN_COLUMNS` and of `CONVERSATION_COLUMNS`; None without dialogue-level checks."""
-
-
 class SideDialogues(Protocol):
     """The dialogues of one side, in an order that two sides of one dataset share."""
 
@@ -124,10 +120,10 @@ def _joined(reasons: Iterable[Sequence[Any]]) -> Mapping[ReasonKey, str]:
 
 
 class LoadedSide:
-    """One side in memory, whatever the order of its rows."""
+    """One side in memory."""
 
-    def __init__(self, rows: SideRows) -> None:
-        self._sides = _read_side(rows)
+    def __init__(self, sides: Mapping[str, Side]) -> None:
+        self._sides = sides
 
     def __iter__(self) -> Iterator[tuple[str, Side]]:
         return iter(self._sides.items())
@@ -135,6 +131,33 @@ class LoadedSide:
     def names(self) -> Set[str]:
         """Return the names of all dialogues."""
         return self._sides.keys()
+
+
+class MergedSides:
+    """Several sides as one: the dialogues that all of them have, each side one more sample."""
+
+    def __init__(self, sides: Sequence[SideDialogues]) -> None:
+        self._first, *self._others = sides
+
+    def __iter__(self) -> Iterator[tuple[str, Side]]:
+        others = [Counterparts(self._first, other) for other in self._others]
+        for name, side in self._first:
+            found = [other.find(name) for other in others]
+            if all(one is not None for one in found):
+                yield name, _merged([side, *(one for one in found if one is not None)])
+
+    def names(self) -> Set[str]:
+        """Return the names of the dialogues that all sides have."""
+        return set(self._first.names()).intersection(*(other.names() for other in self._others))
+
+
+def _merged(sides: Sequence[Side]) -> Side:
+    merged = Side()
+    for number, side in enumerate(sides):
+        for turn, samples in side.turns.items():
+            merged.turns.setdefault(turn, {}).update({(f"{number}", key[1]): one for key, one in samples.items()})
+        merged.conversations.update({(f"{number}", key[1]): one for key, one in side.conversations.items()})
+    return merged
 
 
 class PairStream:
@@ -155,8 +178,8 @@ class PairStream:
         self.only_candidate: list[str] = []
 
     def __iter__(self) -> Iterator[Pair]:
-        self.only_base, self.only_candidate = [], []
-        candidates = _Candidates(self._base, self._candidate, self.only_candidate)
+        self.only_base = []
+        candidates = Counterparts(self._base, self._candidate)
         for name, side in self._base:
             other = candidates.find(name)
             if other is None:
@@ -170,18 +193,18 @@ class PairStream:
                     same_history=self.same_history,
                     is_live=self.is_live,
                 )
-        candidates.finish()
+        self.only_candidate = candidates.finish()
 
 
-class _Candidates:
+class Counterparts:
     """Finds the candidate's side of each dialogue of the base."""
 
-    def __init__(self, base: SideDialogues, candidate: SideDialogues, unmatched: list[str]) -> None:
+    def __init__(self, base: SideDialogues, candidate: SideDialogues) -> None:
         self._base, self._candidate = base, candidate
         self._coming = iter(candidate)
         self._next = next(self._coming, None)
         self._waiting: dict[str, Side] = {}
-        self._unmatched = unmatched
+        self._unmatched: list[str] = []
 
     def find(self, name: str) -> Side | None:
         """Return the side of a dialogue; None where the candidate does not have it."""
@@ -195,10 +218,11 @@ class _Candidates:
             self._put_aside()
         return self._take()
 
-    def finish(self) -> None:
-        """Note what is left as unmatched."""
+    def finish(self) -> list[str]:
+        """Return the dialogues that only the candidate has."""
         while self._next is not None:
             self._put_aside()
+        return self._unmatched
 
     def _put_aside(self) -> None:
         assert self._next is not None
@@ -224,47 +248,27 @@ class _Candidates:
         return self._candidate.names()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pairs:
-    """Pairs in memory."""
-
-    whole: Sequence[Pair]
-    """Dialogues with nothing pending on either side; only these are measured."""
-    pending: Sequence[str]
-    lost: float
-    """As in `PairCounts`."""
-
-
-def load_pairs(base: SideRows, candidate: SideRows, *, history: tuple[str, str] = ("live", "live")) -> Pairs:
-    """Pair the rows of two sides, in any order.
+def load_side(turns: Iterable[Sequence[Any]], conversations: Iterable[Sequence[Any]] | None) -> LoadedSide:
+    """Read one side whatever the order of its rows.
 
     Args:
-        base: Rows of one target.
-        candidate: As `base`.
-        history: History mode of each side.
+        turns: Rows of `TURN_COLUMNS`.
+        conversations: Rows of `CONVERSATION_COLUMNS`; None: a dialogue passes when its turns do.
     """
-    stream = PairStream(LoadedSide(base), LoadedSide(candidate), history=history)
-    pairs = list(stream)
-    whole = [one for one in pairs if not one.pending]
-    pending = [one.dialogue for one in pairs if one.pending]
-    return Pairs(whole=whole, pending=pending, lost=lost_share(whole, pending, stream.only_base, stream.only_candidate))
-
-
-def _read_side(rows: SideRows) -> dict[str, Side]:
     sides: defaultdict[str, Side] = defaultdict(lambda: Side())
-    turns = [ComparedTurn(*row) for row in rows[0]]
-    has_targets = len({turn.target for turn in turns}) > 1
-    for turn in turns:
+    compared = [ComparedTurn(*row) for row in turns]
+    has_targets = len({turn.target for turn in compared}) > 1
+    for turn in compared:
         sides[turn.dialogue].add_turn(turn, has_targets=has_targets)
-    if rows[1] is None:
-        for one in sides.values():
-            one.conversations = {sample: _conversation_from_turns(one, sample) for sample in one.samples}
+    if conversations is None:
+        for side in sides.values():
+            side.conversations = {sample: _conversation_from_turns(side, sample) for sample in side.samples}
     else:
-        for values in rows[1]:
-            one = ComparedConversation(*values)
+        for row in conversations:
+            one = ComparedConversation(*row)
             if one.dialogue in sides:
                 sides[one.dialogue].add_conversation(one, has_targets=has_targets)
-    return dict(sides)
+    return LoadedSide(sides)
 
 
 def _conversation_from_turns(side: Side, sample: SampleKey) -> ComparedConversation:

@@ -20,27 +20,23 @@ from convbatch.comparison.compare import MARGIN, MAX_LOST, ComparisonRules, RunR
 from convbatch.comparison.entries import Entry, check_gate, chosen_entries, pair_notes
 from convbatch.comparison.harm_bound import harm_bound
 from convbatch.comparison.inputs import RECORDED_COSTS, ComparisonInputs, CostOptions, load_inputs
-from convbatch.comparison.metrics import (
-    PASS_METRICS,
-    DialogueValue,
-    MetricResult,
-    TestLevels,
-    coverage,
-    dialogue_values,
-    measure,
-    why_not,
-)
-from convbatch.comparison.pair_stream import Pairs, SideRows, load_pairs
+from convbatch.comparison.measurements import Measurements, measure_stream
+from convbatch.comparison.metrics import PASS_METRICS, DialogueValue, MetricResult, TestLevels
+from convbatch.comparison.pair_stream import LoadedSide, MergedSides, PairCounts, PairStream, SideDialogues
 from convbatch.comparison.stats import Interval, cluster_mean, t_quantile
 from convbatch.errors import SetupError, named_by_keyword
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
+from convbatch.results.parquet import count_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from convbatch.results.run import Run
 
-_REPEAT = 2
+_Paired = tuple[Measurements, PairCounts]
+"""What is known of the dialogues of two sides."""
+_MOST_ROWS_IN_MEMORY = 100_000
+"""Tables of more turns than these are read anew for every pair of targets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,13 +230,16 @@ def rank_runs(
     check_gate(rules.fail_if_beaten, entries)
     costs = _one_currency(entries, costs, allow_mismatch=allow_mismatch)
     own = [load_inputs(one.reference, one.reference, allow_mismatch=True, costs=costs) for one in entries]
-    sides = [_kept(matched) for matched in own]
+    sides = _sides(own)
     places = list(itertools.combinations(range(len(entries)), 2))
     matched = {
         (a, b): load_inputs(entries[a].reference, entries[b].reference, allow_mismatch=allow_mismatch, costs=costs)
         for a, b in places
     }
-    paired = {at: load_pairs(sides[at[0]], sides[at[1]], history=matched[at].history) for at in places}
+    paired = {
+        (a, b): measure_stream(PairStream(sides[a], sides[b], history=matched[a, b].history), PASS_METRICS)
+        for a, b in places
+    }
     metric = _metric(rules, paired, entries)
     values = _common_values(metric, sides, [one.history[0] for one in own])
     if not values[0]:
@@ -253,7 +252,8 @@ def rank_runs(
         for at in places
     ]
     currencies = {one.currency for one in own} - {None}
-    standings = _standings(entries, values, differences, sides, rules.alpha, has_costs=len(currencies) == 1)
+    alone = [measure_stream(PairStream(side, side, history=("live", "live")), ("cost", "latency")) for side in sides]
+    standings = _standings(entries, values, differences, alone, rules.alpha, has_costs=len(currencies) == 1)
     order = {one.name: number for number, one in enumerate(standings)}
     notes = dict.fromkeys(_notes(entries, matched, paired, metric))
     if len(currencies) > 1:
@@ -263,7 +263,7 @@ def rank_runs(
         metric=metric,
         standings=standings,
         differences=sorted(differences, key=lambda one: sorted((order[one.first], order[one.second]))),
-        left_out=_left_out(sides, values, metric),
+        left_out=_left_out(alone, values, metric),
         notes=tuple(notes),
         currency=next(iter(currencies)) if len(currencies) == 1 else None,
         selected=[one.reference for one in entries],
@@ -290,34 +290,40 @@ def _one_currency(entries: Sequence[Entry], costs: CostOptions, *, allow_mismatc
     return costs
 
 
-def _kept(matched: ComparisonInputs) -> SideRows:
-    return list(matched.sides[0].turns()), list(matched.sides[0].conversations())
+def _sides(inputs: Sequence[ComparisonInputs]) -> Sequence[SideDialogues]:
+    """Return the sides, in memory where they are small: each is read many times."""
+    sides = [one.sides[0] for one in inputs]
+    files = {selected.run.turns_path for one in inputs for selected in one.selected or ()}
+    if sum(map(count_rows, files)) > _MOST_ROWS_IN_MEMORY:
+        return sides
+    return [LoadedSide(dict(side)) for side in sides]
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _metric(rules: RankRules, paired: Mapping[tuple[int, int], Pairs], entries: Sequence[Entry]) -> str:
-    for at, pairs in paired.items():
-        if not pairs.whole and not pairs.pending:
+def _metric(rules: RankRules, paired: Mapping[tuple[int, int], _Paired], entries: Sequence[Entry]) -> str:
+    for at, (_, counts) in paired.items():
+        if not counts.whole and not counts.pending:
             names = " and ".join(entries[place].name for place in at)
             raise SetupError(f"{names} have no dialogue in common", hint="all runs must be of the same dataset")
     wanted = [rules.metric] if rules.metric else PASS_METRICS
-    for name in wanted:
-        if all(dialogue_values(name, pairs.whole) for pairs in paired.values()):
-            return name
-    at, pairs = next((at, one) for at, one in paired.items() if not dialogue_values(wanted[0], one.whole))
+    usable = [name for name in PASS_METRICS if all(one.values[name].has_any() for one, _ in paired.values())]
+    if chosen := [name for name in wanted if name in usable]:
+        return chosen[0]
+    at, measured = next((at, one) for at, (one, _) in paired.items() if not one.values[wanted[0]].has_any())
     names = " and ".join(entries[place].name for place in at)
-    usable = [n for n in PASS_METRICS if all(dialogue_values(n, one.whole) for one in paired.values())]
-    if not pairs.whole:
+    if not measured.whole:
         raise SetupError(f"{names}: no dialogue is finished at both", hint="`convbatch resume` finishes a run")
     raise SetupError(
-        f"{wanted[0]} cannot be ranked: {names}: {why_not(wanted[0], pairs.whole)}",
+        f"{wanted[0]} cannot be ranked: {names}: {measured.why_not(wanted[0])}",
         hint=f"--metric with one of {', '.join(usable)}" if usable else "`convbatch check` judges replies again",
     )
 
 
-def _common_values(metric: str, sides: Sequence[SideRows], histories: Sequence[str]) -> list[dict[str, DialogueValue]]:
+def _common_values(
+    metric: str, sides: Sequence[SideDialogues], histories: Sequence[str]
+) -> list[dict[str, DialogueValue]]:
     """Return each target's value of the dialogues that have one at every target.
 
     A target is paired with all others as if they were its repeats, so that a turn which failed counts as it does for
@@ -325,22 +331,11 @@ def _common_values(metric: str, sides: Sequence[SideRows], histories: Sequence[s
     """
     found: list[dict[str, DialogueValue]] = []
     for number, side in enumerate(sides):
-        others = _merged([one for other, one in enumerate(sides) if other != number])
-        pairs = load_pairs(side, others, history=(histories[number], histories[number]))
-        found.append(dialogue_values(metric, pairs.whole))
+        others = MergedSides([one for other, one in enumerate(sides) if other != number])
+        stream = PairStream(side, others, history=(histories[number], histories[number]))
+        found.append(measure_stream(stream, (metric,))[0].by_dialogue(metric))
     common = set.intersection(*(set(one) for one in found))
     return [{name: value for name, value in one.items() if name in common} for one in found]
-
-
-def _merged(sides: Sequence[SideRows]) -> SideRows:
-    """Return the rows of several sides as repeats of one."""
-    most = 1 + max((row[_REPEAT] for turns, _ in sides for row in turns), default=0)
-
-    def renamed(rows: Any, number: int) -> Iterator[tuple[Any, ...]]:
-        return ((row[0], "", row[_REPEAT] + number * most, *row[_REPEAT + 1 :]) for row in rows)
-
-    turns = [row for number, side in enumerate(sides) for row in renamed(side[0], number)]
-    return turns, [row for number, side in enumerate(sides) for row in renamed(side[1] or (), number)]
 
 
 def simultaneous_interval(values: Sequence[DialogueValue], level: float) -> Interval:
@@ -400,24 +395,25 @@ def _difference(
     entries: Sequence[Entry],
     at: tuple[int, int],
     matched: ComparisonInputs,
-    pairs: Pairs,
+    paired: _Paired,
     level: float,
     tests: int,
 ) -> Difference:
     names = [entries[place].name for place in at]
-    result = measure(metric, pairs.whole, TestLevels(alpha=level, margin=MARGIN))
+    measured, counts = paired
+    result = measured.values[metric].measure(metric, TestLevels(alpha=level, margin=MARGIN))
     why = ""
     if result is None:
-        why = why_not(metric, pairs.whole)
-    elif pairs.lost > MAX_LOST:
-        why = f"{pairs.lost:.0%} of the dialogues are unmatched or pending"
-    elif (covered := coverage(metric, pairs.whole)).lost > MAX_LOST:
+        why = measured.why_not(metric)
+    elif counts.lost > MAX_LOST:
+        why = f"{counts.lost:.0%} of the dialogues are unmatched or pending"
+    elif (covered := measured.coverage(metric)).lost > MAX_LOST:
         some = f"{covered.uneven:,} of {covered.either_side:,} dialogues"
         why = f"{some} have {metric} on one side only or lack a verdict"
     elif matched.served.one_model is not None and not matched.allow_mismatch:
         why = f"one model, {matched.served.one_model}, served both"
     p = None if result is None or result.p is None else min(1.0, result.p * tests)
-    values = list(dialogue_values(metric, pairs.whole).values())
+    values = list(measured.by_dialogue(metric).values())
     ends = None if result is None else pair_interval(result, values, level, tests)
     side = None if why or p is None else better_of(ends, p, level * tests)
     return Difference(
@@ -436,15 +432,15 @@ def _standings(
     entries: Sequence[Entry],
     values: Sequence[Mapping[str, DialogueValue]],
     differences: Sequence[Difference],
-    sides: Sequence[SideRows],
+    alone: Sequence[_Paired],
     alpha: float,
     *,
     has_costs: bool,
 ) -> list[Standing]:
     common = set(values[0])
     estimates = [math.fsum(v.base for v in one.values()) / math.fsum(v.size for v in one.values()) for one in values]
-    costs = [_cost(side, common) if has_costs else None for side in sides]
-    times = [_latency(side, common) for side in sides]
+    costs = [_cost(one, common) if has_costs else None for one, _ in alone]
+    times = [_latency(one, common) for one, _ in alone]
     order = sorted(range(len(entries)), key=lambda n: (-round(estimates[n], 12), entries[n].name))
     letters = group_letters([entries[n].name for n in order], differences)
     fronts = [_front(estimates, amounts) for amounts in (costs, times)]
@@ -522,14 +518,14 @@ def _letter(number: int) -> str:
     return (_letter(more - 1) if more else "") + chr(ord("A") + last)
 
 
-def _cost(side: SideRows, common: set[str]) -> float | None:
-    found = dialogue_values("cost", load_pairs(side, side).whole)
+def _cost(measured: Measurements, common: set[str]) -> float | None:
+    found = measured.by_dialogue("cost")
     known = [found[name].base for name in common if name in found]
     return math.fsum(known) / len(known) if len(known) == len(common) else None
 
 
-def _latency(side: SideRows, common: set[str]) -> float | None:
-    found = dialogue_values("latency", load_pairs(side, side).whole)
+def _latency(measured: Measurements, common: set[str]) -> float | None:
+    found = measured.by_dialogue("latency")
     known = [math.log(found[name].base) for name in common if name in found]
     return math.exp(math.fsum(known) / len(known)) if known else None
 
@@ -546,9 +542,9 @@ def _front(estimates: Sequence[float], amounts: Sequence[float | None]) -> list[
 # --- what limits the numbers -----------------------------------------------------------------------------------------
 
 
-def _left_out(sides: Sequence[SideRows], values: Sequence[Mapping[str, Any]], metric: str) -> dict[str, int]:
-    present = [{row[0] for row in turns} for turns, _ in sides]
-    pending = {name for side in sides for name in load_pairs(side, side).pending}
+def _left_out(alone: Sequence[_Paired], values: Sequence[Mapping[str, Any]], metric: str) -> dict[str, int]:
+    present = [{*counts.whole, *counts.pending} for _, counts in alone]
+    pending = {name for _, counts in alone for name in counts.pending}
     everywhere, anywhere = set.intersection(*present), set.union(*present)
     counts = {
         "not at every target": len(anywhere - everywhere),
@@ -561,7 +557,7 @@ def _left_out(sides: Sequence[SideRows], values: Sequence[Mapping[str, Any]], me
 def _notes(
     entries: Sequence[Entry],
     matched: Mapping[tuple[int, int], ComparisonInputs],
-    paired: Mapping[tuple[int, int], Pairs],
+    paired: Mapping[tuple[int, int], _Paired],
     metric: str,
 ) -> Iterator[str]:
     simulated: dict[str, None] = {}
@@ -578,7 +574,7 @@ def _notes(
             removed = changed.base + changed.candidate
             note = f"WARNING: the provider removed parts of the history in {removed:,} replies"
             pairs.setdefault(note, []).append(names)
-        lacking = sum(one.lacks_verdict(metric) for one in paired[a, b].whole)
+        lacking = len(paired[a, b][0].lacking[metric])
         if lacking:
             pairs.setdefault(f"{lacking:,} dialogues lack a verdict of a judge", []).append(names)
     yield from pair_notes(pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 
 import convbatch as package
 from convbatch.comparison.compare import compare_frames
-from convbatch.comparison.pair_stream import PairStream
+from convbatch.comparison.inputs import load_inputs
+from convbatch.comparison.measurements import measure_stream
+from convbatch.comparison.metrics import METRICS
+from convbatch.comparison.pair_stream import LoadedSide, MergedSides, PairStream
 from convbatch.comparison.pairing import Side
 
 NAMES = st.lists(st.sampled_from("abcdefgh"), unique=True)
@@ -102,3 +106,31 @@ def test_tables_that_are_streamed_give_the_numbers_of_frames_in_memory(
         one.slice: one.result.dialogues for one in loaded.parts
     }
     assert len(streamed.turns) == streamed.pairs.turns
+
+
+def test_a_side_read_anew_gives_the_numbers_of_one_in_memory(tmp_path: Path) -> None:
+    dialogues = [{"id": f"d{n}", "turns": [{"user": f"{n}?", "checks": [{"contains": str(n % 3)}]}]} for n in range(12)]
+    models = ["sim-good@simulator", "sim-drift@simulator", "sim-small@simulator"]
+    run = package.run(dialogues, models=models, repeats=2, out=tmp_path / "run", temperature=0.9)
+    streamed = [load_inputs((run, name), (run, name), allow_mismatch=True).sides[0] for name in models]
+    loaded = [LoadedSide(dict(side)) for side in streamed]
+    found = [
+        measure_stream(PairStream(sides[0], other, history=LIVE), METRICS)
+        for sides in (streamed, loaded)
+        for other in (sides[1], MergedSides(sides[1:]))
+    ]
+    assert all(counts.whole for _, counts in found)
+    for (one, counts), (other, other_counts) in zip(found[:2], found[2:], strict=True):
+        assert counts == other_counts
+        assert {name: list(values) for name, values in one.values.items()} == {
+            name: list(values) for name, values in other.values.items()
+        }
+    assert any(value.size for value in found[0][0].values["turn_pass"] if value is not None)
+
+
+@given(NAMES, NAMES, NAMES)
+def test_merged_sides_have_the_dialogues_that_all_have(first: list[str], second: list[str], third: list[str]) -> None:
+    sides = [CountedSide(order) for order in (first, second, third)]
+    common = [name for name in first if name in second and name in third]
+    assert [name for name, _ in MergedSides(sides)] == common
+    assert MergedSides(sides).names() == set(common)
