@@ -6,7 +6,7 @@ What a pair is, is `pairing.py`; which tables may be paired, `inputs.py`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -47,13 +47,8 @@ class PairCounts:
     @property
     def lost(self) -> float:
         """Share of all dialogues that cannot be compared because they are unmatched or pending."""
-        return lost_share(self.whole, self.pending, self.only_base, self.only_candidate)
-
-
-def lost_share(whole: Sized, *lost: Sized) -> float:
-    """Return the share of dialogues that are lost."""
-    number = sum(map(len, lost))
-    return number / max(1, number + len(whole))
+        lost = len(self.pending) + len(self.only_base) + len(self.only_candidate)
+        return lost / max(1, lost + len(self.whole))
 
 
 class SideDialogues(Protocol):
