@@ -85,18 +85,17 @@ class Measurements:
         self._by_turn: dict[tuple[str, int], Values] = {}
         self._by_target: dict[tuple[str, str], Values] = {}
         self._tags: list[tuple[str, ...]] = []
+        self._known_tags: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._samples = array("L")
         self._either, self._uneven = Counter[str](), Counter[str]()
         self._currencies: set[str | None] = set()
         self._pending: list[str] = []
-        self._most_samples = 1
         self._failed = [0, 0]
         self._turns = 0
 
     def add(self, pair: Pair) -> bool:
         """Add a dialogue; return whether it is measured, that is, has nothing pending."""
         samples = max(len(pair.base.samples), len(pair.candidate.samples))
-        self._most_samples = max(self._most_samples, samples)
         if pair.pending:
             self._pending.append(pair.dialogue)
             return False
@@ -124,7 +123,7 @@ class Measurements:
                 self.lacking[metric].append(pair.dialogue)
 
     def _add_slices(self, pair: Pair, samples: int) -> None:
-        self._tags.append(pair.tags)
+        self._tags.append(self._known_tags.setdefault(pair.tags, pair.tags))
         self._samples.append(samples)
         for turn in pair.turns:
             self.numbers.add(turn.number)
@@ -149,7 +148,6 @@ class Measurements:
             pending=self._pending,
             only_base=stream.only_base,
             only_candidate=stream.only_candidate,
-            samples=self._most_samples,
             turns=self._turns,
             failed_base=self._failed[0],
             failed_candidate=self._failed[1],

@@ -33,8 +33,6 @@ class PairCounts:
     pending: Sequence[str]
     only_base: Sequence[str]
     only_candidate: Sequence[str]
-    samples: int
-    """Largest number of samples of a dialogue on either side: 1 = one target, one repeat."""
     turns: int
     """Number of paired turns."""
     failed_base: int
