@@ -21,6 +21,7 @@ from convbatch.protocols.retry_after import retry_after_s
 from convbatch.protocols.shapes import read_shape, read_stream_shape
 from convbatch.protocols.sse import EventTooLong, SseEvent, SseParser
 from convbatch.protocols.stream_fold import StreamFold, is_hollow, is_whole
+from convbatch.protocols.stream_text import added_text
 from convbatch.protocols.wire import (
     Draft,
     ErrorInBody,
@@ -181,6 +182,7 @@ def _in_value(protocol: WireProtocol, body: bytes, value: Any, read: _Read) -> A
 
 def _in_envelope(protocol: WireProtocol, body: bytes, found: Found, is_cut: bool) -> Answer:
     """Read what an envelope contained."""
+    found = _until_done(found)
     if not found.events:
         read = _strictly(protocol, encode_json(found.value))
         return _noted(_in_value(protocol, body, found.value, read), *found.notes)
@@ -203,6 +205,20 @@ def _in_envelope(protocol: WireProtocol, body: bytes, found: Found, is_cut: bool
         if len(values) == 1:
             return _noted(_in_value(protocol, body, values[0], read), *found.notes)
     return _noted(Answer(_failure(body, read)), *found.notes)
+
+
+def _until_done(found: Found) -> Found:
+    """Return a stream without text after its end, which is no part of the reply; usage may follow it."""
+    kept: list[SseEvent] = []
+    is_done = False
+    for event in found.events:
+        if is_done and any(any(added_text(value)) for value in read_event(event) or ()):
+            continue
+        kept.append(event)
+        is_done = is_done or event.data == DONE
+    if len(kept) == len(found.events):
+        return found
+    return replace(found, events=tuple(kept), notes=(*found.notes, "text after `data: [DONE]` left out"))
 
 
 def _says_finished(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Fold a stream event by event, as long as it is one that the provider documents.
 
-It gives up, and `reading.py` looks closer at the whole body, where an event is no JSON or a whole completion, the
-protocol raises, or nothing is in the reply. Events may be folded while they arrive, and again from a stored body.
+It gives up, and `reading.py` looks closer at the whole body, where an event is no JSON or a whole completion, text
+follows `[DONE]`, the protocol raises, or nothing is in the reply. Events may be folded while they arrive, and again from a stored body.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class StreamFold:
         self._run = TextRun()
         self._batch: list[Any] = []
         """Decoded data of unnamed events that are not yet in the draft."""
+        self._is_done = False
+        """Whether `[DONE]` has come."""
 
     def add(self, events: Iterable[RawEvent]) -> AddedTexts:
         """Fold the next events; return what they add to the reply, also after the fold was given up."""
@@ -61,7 +63,11 @@ class StreamFold:
                     texts.append(text)
                 if thought:
                     thoughts.append(thought)
-            chunks += len(texts) + len(thoughts) > before
+            has_text = len(texts) + len(thoughts) > before
+            chunks += has_text
+            if self._is_done and has_text:
+                self._draft = None
+            self._is_done = self._is_done or not values
             self._fold(name, data, values)
         return AddedTexts(chunks, "".join(texts), "".join(thoughts))
 
