@@ -37,6 +37,8 @@ _Obstacle = tuple[Literal["pause", "probe", "breaker", "tokens", "day", "concurr
 """What a caller waits for, and the monotonic time of the next check; None if an event must happen first."""
 _BUSY: _Obstacle = ("concurrency", None)
 _PROBE_IN_FLIGHT: _Obstacle = ("breaker", None)
+_SOON = frozenset({"concurrency", "rate", "pace"})
+"""Obstacles that pass by themselves while others are answered."""
 
 
 class Clock(Protocol):
@@ -256,6 +258,14 @@ class RateLimiter:
     def is_free(self, tokens: Tokens = 0) -> bool:
         """Return whether a caller with these tokens would be admitted without waiting."""
         return self._closed is None and not self._queue and self._obstacle(self._amount(tokens)) is None
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether no caller is admitted for a time: more is missing than a place in flight or the next turn in a rate."""
+        if self._closed is not None:
+            return True
+        obstacle = self._obstacle(0)
+        return obstacle is not None and obstacle[0] not in _SOON
 
     def report(
         self,

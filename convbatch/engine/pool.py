@@ -32,18 +32,23 @@ class Admission(NamedTuple):
         self.sender.release(self.permit)
 
 
-async def admit_to_pool(members: Sequence[TargetWorker], tokens: TokensAt) -> Admission:
+async def admit_to_pool(
+    members: Sequence[TargetWorker], tokens: TokensAt, failed: TargetWorker | None = None
+) -> Admission:
     """Wait until a member may send.
 
     Args:
         members: Those that are not suspended, at least one.
         tokens: As for `RateLimiter.admit`.
+        failed: The member that failed with this request just now: it gets it again only while all others are held up.
 
     Raises:
         MemberStalled: The gateway of a member asked for a wait of more than a day; the others may go on.
         LimiterClosed: All of them are closed.
     """
-    by_load = sorted(members, key=load)
+    # A broken member fails at once, so it is always the least loaded.
+    others = [member for member in members if member is not failed and not member.limiter.is_held_up]
+    by_load = sorted(others or members, key=load)
     for member in by_load:
         if member.limiter.is_free(tokens(member)):
             return Admission(member, await member.admit_alone(tokens(member)))

@@ -406,8 +406,9 @@ class Runner:
         size = state.token_bounds(settings)
         retry_state = INITIAL_RETRY_STATE
         backoff_s = 0.0
+        failed: TargetWorker | None = None
         while True:
-            admitted = await self._admit(worker, size, partial(_tokens_to_reserve, state, settings))
+            admitted = await self._admit(worker, size, partial(_tokens_to_reserve, state, settings), failed)
             if admitted is None:
                 return None
             reservation, admission = admitted
@@ -443,6 +444,7 @@ class Runner:
                 retry_state, backoff_s = step.retry_state, step.wait_s
                 if bare is not None:
                     ask, state.leaves_out_signatures = bare, True
+            failed = sender
             if not await self._goes_on(worker, sender, step):
                 return None
 
@@ -455,13 +457,13 @@ class Runner:
         return worker.suspended is None
 
     async def _admit(
-        self, worker: TargetWorker, size: Mapping[str, int], tokens: TokensAt
+        self, worker: TargetWorker, size: Mapping[str, int], tokens: TokensAt, failed: TargetWorker | None
     ) -> tuple[Reservation | None, Admission] | None:
         """Reserve the cost of a request and wait for admission, with a valid key; None if the target is suspended."""
         while worker.suspended is None and (not worker.needs_new_key or await self._has_keys(worker)):
             reservation = None if worker.budget_share is None else await worker.budget_share.reserve(size)
             try:
-                admission = await worker.admit(tokens)
+                admission = await worker.admit(tokens, failed)
             except MemberStalled as stalled:
                 _close(reservation)
                 self._suspend(stalled.sender, str(stalled))

@@ -85,11 +85,12 @@ class TargetWorker:
             return reasons[0][1] if reasons else None
         return "; ".join(f"{name}: {why}" for name, why in reasons if why is not None) or None
 
-    async def admit(self, tokens: TokensAt) -> Admission:
+    async def admit(self, tokens: TokensAt, failed: TargetWorker | None = None) -> Admission:
         """Wait for admission, at the least loaded member of a pool; raises `LimiterClosed`, of a pool `MemberStalled`.
 
         Args:
             tokens: What the request counts against the token limit of its sender.
+            failed: Who failed with this request just now; another member is preferred.
         """
         if not self.members:
             return Admission(self, await self.admit_alone(tokens(self)))
@@ -97,7 +98,7 @@ class TargetWorker:
         await self.own_places.acquire()
         try:
             live = [member for member in self.members if member.suspended is None]
-            admission = await admit_to_pool(live or self.members, tokens)
+            admission = await admit_to_pool(live or self.members, tokens, failed)
         except BaseException:
             self.own_places.release()
             raise

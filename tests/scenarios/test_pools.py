@@ -231,3 +231,19 @@ def test_the_daily_count_of_each_member_is_carried_over_a_resume(
     assert done.code == 0, done.err
     assert sum(map(replies_at, servers)) == 14
     assert all(entry.status == 200 for server in servers for entry in server.provider.ledger.entries)
+
+
+def test_a_request_that_failed_is_sent_again_by_another_member(
+    simulator: Simulators, convbatch: Command, tmp_path: Path
+):
+    lost = FaultScript.of([{"match": {}, "action": "broken", "kind": "cut-json"}])  # at once: always the least loaded
+    servers = [simulator(Provider(keys={CANARY}, faults=lost)), simulator(Provider(keys={CANARY}, latency_s=0.02))]
+    (tmp_path / "c.toml").write_text(config(*servers))
+    write_dataset(tmp_path / "d.jsonl", 40, 1)
+    done = convbatch("run", "d.jsonl", "-c", "c.toml", "-m", "sim-good@both", "-j", "4", "-o", "run")
+    run = cb.load(tmp_path / "run")
+    assert done.code == 0, done.err
+    assert set(run.turns["status"]) == {"ok"}
+    sent_again = run.attempts[run.attempts["attempt"] > 1]
+    assert set(sent_again["gateway"]) == {"two"}
+    assert len(sent_again) >= 1
