@@ -41,7 +41,6 @@ class TableMaker:
 
     def start(self) -> None:
         """Start the process; without it the tables are made later."""
-        _remove_old_drafts(self._folder)
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _CODE, str(self._folder.path.absolute())],
@@ -84,7 +83,8 @@ class TableMaker:
 
 @contextmanager
 def table_maker(folder: RunFolder) -> Generator[TableMaker]:
-    """Yield a process that is not started yet; it ends with the block."""
+    """Yield a process that is not started yet; it ends with the block. What killed ones left is removed."""
+    _remove_old_drafts(folder)
     maker = TableMaker(folder)
     try:
         yield maker
@@ -133,6 +133,9 @@ def _is_alive(pid: int) -> bool:
         return False
     except (OSError, OverflowError):
         return True
+    with contextlib.suppress(OSError):  # no such file: not Linux
+        # In a container the first process may never ask for the exit code of one that was killed.
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
     return True
 
 
