@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from convbatch.config.gateways import Target
     from convbatch.engine.runner import RunRules
 
+_ALWAYS_ALLOWED = 8
+_PER_CORE = 2
+
 
 def cluster_spec(options: RunOptions | ResumeOptions) -> ClusterSpec | None:
     """Return on what a session runs; None = this process alone.
@@ -36,7 +39,19 @@ def cluster_spec(options: RunOptions | ResumeOptions) -> ClusterSpec | None:
             f"RAY_ADDRESS is {address}, an address of Ray's client server",
             hint="give the address of the cluster itself, HOST:6379, on one of its machines",
         )
+    if address is None and options.workers is not None:
+        _refuse_too_many(options.workers)
     return ClusterSpec(workers=options.workers, address=address)
+
+
+def _refuse_too_many(workers: int) -> None:
+    """Refuse more processes than this machine can carry: each one takes about 150 MB, and Ray starts all at once."""
+    cores = os.cpu_count() or 1
+    if workers > max(_ALWAYS_ALLOWED, _PER_CORE * cores):
+        raise SetupError(
+            f"--workers {workers}: this machine has {cores} core{'' if cores == 1 else 's'}, and a worker keeps one busy",
+            hint=f"use at most --workers {cores}, or more machines: --on ray",
+        )
 
 
 def _refuse_other_options(options: WorkerOptions) -> None:

@@ -21,6 +21,7 @@ from tests.conftest import Command, config_for, environment, write_dataset
         (["--workers", "2", "--log-bodies", "--log", "log.txt"], "--workers and --log-bodies"),
         (["--on", "dask"], "the only value is ray"),
         (["--workers", "0"], "--workers"),
+        (["--workers", "100000"], "--workers 100000: this machine has"),
     ],
 )
 def test_what_needs_one_process_is_refused(tmp_path: Path, convbatch: Command, given: list[str], said: str):
