@@ -40,6 +40,8 @@ def suspension(failure: Failure, http_status: int | None, address: Address | Non
     """
     if (protocol := other_protocol(failure.message)) is not None:
         return _line(failure, "the model is served on another path", f"{protocol}, {_NEW_RUN}")
+    if http_status == 407:
+        return _line(failure, "the proxy refuses its user", f"correct it in HTTP_PROXY or `proxy`, {_RESUME}")
     if failure.no_model:
         is_path = failure.kind == "not_found"
         what = "the gateway has no such path" if is_path else "no model is asked at this address"

@@ -7,12 +7,14 @@ large body, or with a release of aiohttp that the tests have not tried. What a c
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import io
 import ssl
 from typing import Any
 
 import aiohttp
+from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
@@ -68,6 +70,7 @@ class AiohttpTransport:
         if ca_file is not None:
             context = trusting(ca_file)
         self._proxy = proxy
+        self._proxy_url, self._login = (None, None) if proxy is None else _with_login(proxy)
         # limit=0: only the rate limiter decides how many requests are in flight. Redirects, cookies, netrc and
         # automatic decompression stay off: each of them has leaked keys or memory in other clients.
         connector = NotingConnector(limit=0, ssl=context, keepalive_timeout=KEEP_ALIVE_S)
@@ -135,7 +138,8 @@ class AiohttpTransport:
                 headers=outgoing.headers,
                 allow_redirects=False,
                 timeout=self._timeout(outgoing.timeout_s),
-                proxy=self._proxy,
+                proxy=self._proxy_url,
+                proxy_headers=None if self._login is None else {hdrs.AUTHORIZATION: self._login},
             ) as response:
                 seen.append(ResponseHead(response.status, response.headers))
                 await _read(response.content, partial, outgoing)
@@ -172,6 +176,18 @@ class AiohttpTransport:
             timeout = aiohttp.ClientTimeout(total=total_s, connect=CONNECT_TIMEOUT_S)
             self._timeouts[total_s] = timeout
         return timeout
+
+
+def _with_login(proxy: str) -> tuple[URL, str | None]:
+    """Return the URL of a proxy, and the login that aiohttp would not take from it: it encodes in Latin-1 only.
+
+    aiohttp passes an `Authorization` for a proxy on as `Proxy-Authorization`.
+    """
+    url = URL(proxy)
+    login = f"{url.user or ''}:{url.password or ''}"
+    if login.isascii():
+        return url, None
+    return url.with_user(None), "Basic " + base64.b64encode(login.encode()).decode()
 
 
 def _response(head: ResponseHead, partial: bytearray, max_bytes: int) -> HttpResponse:

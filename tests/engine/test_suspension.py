@@ -124,3 +124,9 @@ def test_what_may_be_unset_is_a_setting():
     from convbatch.engine import suspension as module
 
     assert set(module._SETTINGS.groupindex) <= set(SETTING_NAMES)  # pyright: ignore[reportPrivateUsage]  # the names in the advice
+
+
+def test_a_refusal_of_the_proxy_names_the_proxy():
+    text = reason("auth", "HTTP 407 without a body", 407)
+    assert "the proxy refuses its user" in text
+    assert "HTTP_PROXY" in text

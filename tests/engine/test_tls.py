@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import datetime
 import re
@@ -10,6 +11,7 @@ import ssl
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from cryptography import x509
@@ -160,6 +162,18 @@ async def test_a_proxy_receives_the_host_name_but_not_the_key(by_session: bool) 
     assert caught.value.sent is False
     assert proxy.received[0].startswith(b"CONNECT gateway.example:443 ")
     assert CANARY.encode() not in b"".join(proxy.received)
+
+
+@pytest.mark.parametrize("login", ["user:word", "us er:p@ss:w/rd", "jörg:grün", "用户:密码"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_gets_user_and_password_of_any_characters(scheme: str, login: str) -> None:
+    user, password = (quote(part, safe="") for part in login.split(":", 1))
+    async with Listener(answer=b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n").serving() as proxy:
+        url = f"http://{user}:{password}@127.0.0.1:{proxy.port}"
+        with contextlib.suppress(NoResponse):
+            await ask(f"{scheme}://gateway.example/", proxy=url, timeout_s=3, by_session=False)
+    header = b"\r\nProxy-Authorization: Basic " + base64.b64encode(login.encode()) + b"\r\n"
+    assert header.lower() in proxy.received[0].lower()
 
 
 @pytest.mark.parametrize(
