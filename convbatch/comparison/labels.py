@@ -175,9 +175,8 @@ class _Finder:
 
     def find(self, row: Mapping[str, Any]) -> ItemKey | Issue:
         name = _text(row["dialogue"])
-        found = self._by_dialogue.get(name)
-        if found is None and name.startswith("'"):  # as a spreadsheet's text
-            found = self._by_dialogue.get(name[1:])
+        spellings = _spellings(row["dialogue"])
+        found = next((self._by_dialogue[text] for text in spellings if text in self._by_dialogue), None)
         if found is None:
             hint = did_you_mean(name, list(self._by_dialogue))
             return Issue(what="no judged dialogue of this run", field="dialogue", found=display_json(name), hint=hint)
@@ -193,7 +192,8 @@ class _Finder:
             if not wanted:
                 hint = f"a row of this dialogue {_PLACE_WORDS[column]}: {', '.join(values)}"
                 return Issue(what=f"more than one {column}", field=column, hint=hint)
-            rest = [key for key in found if _key_text(key, column) in (wanted, wanted.removeprefix("'"))]
+            spelled = (wanted, *_spellings(row.get(column)))
+            rest = [key for key in found if _key_text(key, column) in spelled]
             if not rest:
                 return Issue(
                     what=f"nothing was judged at this {column}",
@@ -210,6 +210,12 @@ class _Finder:
 def _key_text(key: ItemKey, column: str) -> str:
     value = getattr(key, column)
     return "dialogue" if value is None else str(value)
+
+
+def _spellings(value: Any) -> tuple[str, ...]:
+    """Return what a cell may name: as it is, without spaces around it, without the mark of a spreadsheet's text."""
+    text = _text(value)
+    return ("" if value is None else str(value), text, text.removeprefix("'"), str(value).removeprefix("'"))
 
 
 def _text(value: Any) -> str:
@@ -245,7 +251,7 @@ def template_rows(run: Run, items: Mapping[ItemKey, Verdict], size: int, seed: i
     return [
         {
             **key._asdict(),
-            "turn": "dialogue" if key.turn is None else key.turn,
+            "turn": "dialogue" if key.turn is None else str(key.turn),  # one type a column
             "rubric": rubrics.get((key.dialogue, key.turn, key.check), ""),
             "conversation": "\n".join(
                 text

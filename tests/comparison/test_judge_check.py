@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import convbatch as package
 from convbatch.comparison.agreement import Rated, measures
+from convbatch.dataset.csv_dialogues import read_table
 from convbatch.errors import InputError, SetupError
 from convbatch.results.run import Run
 from tests.conftest import Command
@@ -142,6 +143,27 @@ def test_a_template_is_blind_is_not_replaced_and_can_be_read_back(
     assert done.code == 0
     assert json.loads(outs[2].read_text("utf-8"))["judge"]["kappa"]["estimate"] == 1
     assert all(path.stat().st_size for path in outs)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "xlsx"])
+def test_a_template_of_checks_on_turns_and_on_dialogues_with_odd_ids_can_be_read_back(
+    tmp_path: Path, convbatch: Command, suffix: str
+) -> None:
+    check = {"llm_rubric": "Is it good?"}
+    ids = [" spaces ", "spaces", "=1+1", "'quoted", "-1", 'a,"b"', "中文"]
+    lines = [{"id": one, "turns": [{"user": one, "checks": [check]}], "checks": [check | {"name": " whole "}]}
+             for one in ids]  # fmt: skip
+    (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    run = package.run(tmp_path / "set.jsonl", models=[TARGET], judge=JUDGE, out=tmp_path / "run", progress=False)
+    file = tmp_path / f"t.{suffix}"
+    assert convbatch("judge-check", run.path, "--template", file).code == 0
+    rows = list(read_table(file))
+    assert sorted(str(row.value["turn"]) for row in rows) == ["1"] * 7 + ["dialogue"] * 7
+    columns = [name for name in rows[0].value if name != "label"]
+    values = [tuple(row.value[name] for name in columns) for row in rows]
+    filled = labels_file(tmp_path / "f.csv", [(*one, "pass") for one in values], ",".join([*columns, "label"]))
+    found = package.judge_check(run, filled)
+    assert (found.overall.items, found.overall.dialogues) == (14, 7)
 
 
 def test_a_run_without_a_judge_is_refused(tmp_path: Path) -> None:
