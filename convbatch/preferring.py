@@ -51,7 +51,15 @@ def asking_options(plan: PreferencePlan, judge: str, *, max_output_tokens: int |
     """
     from convbatch.config.loader import load_config
 
-    options = RunOptions(datasets=(), in_memory=plan.dataset, models=(judge,), variants=(NO_VARIANT,), **others)  # pyright: ignore[reportArgumentType]  # the callers' own parameters
+    options = RunOptions(  # `[run] variants`, `repeats` and `history` are those of the replies, not of the questions
+        datasets=(),
+        in_memory=plan.dataset,
+        models=(judge,),
+        variants=(NO_VARIANT,),
+        repeats=1,
+        history="live",
+        **others,  # pyright: ignore[reportArgumentType]  # the callers' own parameters
+    )
     config = load_config(options.config)
     target = judge_target(judge, config, NO_OVERRIDES, max_output_tokens)
     given = config.run.settings.to_plain()
@@ -105,6 +113,8 @@ def prefer(
     config: str | Path | None = None,
     env_file: str | Path | None = None,
     max_cost: str | None = None,
+    max_tokens_total: str | int | None = None,
+    max_requests: str | int | None = None,
     judge_max_output_tokens: int | None = None,
     concurrency: int | None = None,
     rpm: int | None = None,
@@ -130,6 +140,8 @@ def prefer(
         config: Config file with the judge's gateway.
         env_file: File with keys.
         max_cost: Cost cap, such as `2USD`.
+        max_tokens_total: Cap on the judge's input and output tokens, such as `2M`.
+        max_requests: Cap on requests to the judge.
         judge_max_output_tokens: Output limit of the judge.
         concurrency: Questions in flight.
         rpm: Requests per minute.
@@ -161,6 +173,8 @@ def prefer(
             config=None if config is None else Path(config),
             env_file=None if env_file is None else Path(env_file),
             max_cost=max_cost,
+            max_tokens_total=None if max_tokens_total is None else str(max_tokens_total),
+            max_requests=None if max_requests is None else str(max_requests),
             concurrency=concurrency,
             rpm=rpm,
             reuse=reuse,

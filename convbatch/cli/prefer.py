@@ -27,6 +27,8 @@ class PreferOptions:
     config: Path | None
     env_file: Path | None
     max_cost: str | None
+    max_tokens_total: str | None
+    max_requests: str | None
     judge_max_output_tokens: int | None
     concurrency: int | None
     rpm: int | None
@@ -42,6 +44,8 @@ class PreferOptions:
         given = {
             "--rubric": self.rubric,
             "--max-cost": self.max_cost,
+            "--max-tokens-total": self.max_tokens_total,
+            "--max-requests": self.max_requests,
             "--judge-max-output-tokens": self.judge_max_output_tokens,
             "-j": self.concurrency,
             "--rpm": self.rpm,
@@ -66,6 +70,11 @@ def run_prefer(runs: Sequence[str], options: PreferOptions) -> ExitCode:
     folders = [path for path in options.out if path not in files]
     check_files(files, PREFERENCE_PARTS)
     rules = PreferenceRules(alpha=options.alpha, fail_if_beaten=options.fail_if_beaten)
+    if len(folders) > 1:
+        raise SetupError(
+            f"-o names {len(folders)} run folders: {', '.join(map(str, folders))}",
+            hint=f"name one; files of the result end in {', '.join(_SUFFIXES)}",
+        )
     if options.judge is not None:
         return _ask(runs, options, rules, files, folders)
     if unused := (*options.of_a_judge, *(("-o FOLDER",) if folders else ())):
@@ -99,7 +108,7 @@ def _ask(
     plan = preference_plan(runs, rubric=options.rubric, allow_mismatch=options.allow_mismatch)
     check_beaten(rules, plan.targets)
     if plan.dataset is None:
-        log_note("nothing to ask: no two replies differ")
+        log_note("nothing to ask: no comparison needs the judge")
         return _show(settled_preferences(plan, rules), options, files)
     asking = asking_options(
         plan,
@@ -108,6 +117,8 @@ def _ask(
         config=options.config,
         env_file=options.env_file,
         max_cost=options.max_cost,
+        max_tokens_total=options.max_tokens_total,
+        max_requests=options.max_requests,
         concurrency=options.concurrency,
         rpm=options.rpm,
         reuse=options.reuse,

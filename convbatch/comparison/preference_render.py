@@ -34,7 +34,9 @@ SHARE_NOTE = (
     "share: the chance to win against another target, mean over all others (Bradley and Terry), a tie as half. A "
     "target wins where the judge names it in both orders; where the orders differ it is a tie."
 )
-SIMILAR_NOTE = f"similar length: the share where the shorter reply has at least {SIMILAR:.0%} of the characters."
+SIMILAR_NOTE = (
+    f"similar length: the share where the shorter reply has at least {100 * SIMILAR:.0f} % of the characters."
+)
 
 
 def preference_content(found: Preferences) -> Content:
@@ -311,12 +313,21 @@ def pair_result(one: PairPreference) -> str:
 def bias_rows(found: Preferences) -> list[list[str]]:
     """Return what is known of the judge's biases, as texts; 50 % of the first and the third is no bias."""
     rows = (
-        ("names the reply in front (no bias: 50 %)", found.position, "answers that name one"),
-        ("contradicts itself in the other order", found.differing, "comparisons"),
-        ("prefers the longer reply (no preference: 50 %)", found.longer, "decided comparisons"),
+        (
+            "names the reply in front (no bias: 50 %)",
+            found.position,
+            ("answer that names one", "answers that name one"),
+        ),
+        ("contradicts itself in the other order", found.differing, ("comparison", "comparisons")),
+        ("prefers the longer reply (no preference: 50 %)", found.longer, ("decided comparison", "decided comparisons")),
     )
     return [
-        [what, NONE if one.value is None else _percent(one.value), interval_text(one.ci), f"{one.count:,} {unit}"]
+        [
+            what,
+            NONE if one.value is None else _percent(one.value),
+            interval_text(one.ci),
+            f"{one.count:,} {unit[one.count != 1]}",
+        ]
         for what, one, unit in rows
     ]
 

@@ -454,7 +454,13 @@ def _pair(names: tuple[str, str], own: Sequence[Compared], alpha: float, tests: 
     levels = TestLevels(alpha=alpha / tests, margin=MARGIN)
     result = measure_values("turn_pass", values, levels, passes_or_fails=is_single)
     lost = 1 - sum(map(len, by_dialogue.values())) / len(own) if own else 1.0
-    why = "" if lost <= MAX_LOST else f"{lost:.0%} of the comparisons have no verdict" if own else "nothing to compare"
+    why = (
+        ""
+        if lost <= MAX_LOST
+        else f"{100 * lost:.0f} % of the comparisons have no verdict"
+        if own
+        else "nothing to compare"
+    )
     p = None if result is None or result.p is None else min(1.0, result.p * tests)
     ends = None if result is None else result.ci if is_single else difference_interval(values, levels.alpha)
     side = None if why or p is None else better_of(ends, p, alpha)

@@ -74,7 +74,7 @@ def test_the_interval_of_uneven_dialogues_holds_the_estimate_and_mirrors(counts:
 def test_a_pair_with_many_comparisons_without_a_verdict_stays_open() -> None:
     found = summarise(compared([1.0] * 40 + [None] * 3), ("a", "b"), PreferenceRules(fail_if_beaten="b"))
     assert found.pairs[0].better is None
-    assert "7% of the comparisons" in found.pairs[0].why_open
+    assert "7 % of the comparisons" in found.pairs[0].why_open
     assert found.exit_code == 3
     enough = summarise(compared([1.0] * 40 + [None]), ("a", "b"), PreferenceRules(fail_if_beaten="b"))
     assert (enough.pairs[0].better, enough.exit_code) == ("a", 1)
@@ -206,6 +206,9 @@ def test_identical_replies_failed_turns_and_pending_ones_are_not_asked(make_lab:
     assert lab.asked == 2
     assert found["unasked"] == {"identical replies": 1, "a turn failed": 2}
     assert [found["pairs"][0][name] for name in ("wins", "ties", "losses")] == [2, 2, 0]
+    made_run(lab.path / "failed", {A: ["good"], B: [None]})
+    done = lab.command("prefer", "failed", "--judge", "sim-judge@at-openai", **KEY)
+    assert (lab.asked, "nothing to ask: no comparison needs the judge" in done.err) == (2, True)
 
 
 def test_nothing_is_asked_where_no_replies_differ(make_lab: Callable[..., Lab]) -> None:
@@ -228,6 +231,30 @@ def test_a_cost_cap_stops_the_questions_and_resume_asks_the_rest_once(make_lab: 
     assert resumed.code == 0, resumed.err
     done = json.loads(lab.command("prefer", "p", "--json").out)
     assert (lab.asked, done["complete"], done["pairs"][0]["wins"]) == (12, True, 6)
+
+
+def test_caps_on_requests_and_tokens_stop_the_questions(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    made_run(lab.path / "r", {A: [f"good {n}" for n in range(6)], B: [f"bad {n}" for n in range(6)]})
+    capped = lab.prefer("r", "-o", "p", "-j", "4", "--max-requests", "5", code=4)
+    assert (lab.asked, capped["complete"]) == (5, False)
+    resumed = lab.command("resume", "p", "--max-requests", "1k", "--no-progress", **KEY)
+    assert (resumed.code, lab.asked) == (0, 12), resumed.err
+    lab.prefer("r", "-o", "q", "--max-tokens-total", "2_000", "--judge-max-output-tokens", "200", code=4)
+    entries = lab.provider.ledger.entries[12:]
+    assert 0 < sum((one.input_tokens or 0) + (one.output_tokens or 0) for one in entries) <= 2_000
+    assert "--max-requests needs a judge" in lab.command("prefer", "p", "--max-requests", "5").err
+
+
+def test_every_question_is_asked_once_whatever_runs_of_the_config_do(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    with (lab.path / "convbatch.toml").open("a") as config:
+        config.write(
+            '[run]\nrepeats = 3\nhistory = "script"\nvariants = ["v"]\n[variants.v]\nprefix = "A is better. "\n'
+        )
+    made_run(lab.path / "r", {A: ["good"], B: ["bad"]})
+    assert (lab.prefer("r")["questions"], lab.asked) == (2, 2)
+    assert "A is better" not in str([one.history for one in lab.provider.ledger.entries])
 
 
 def test_one_more_target_pays_only_for_its_own_pairs(make_lab: Callable[..., Lab]) -> None:
@@ -258,8 +285,8 @@ def test_a_judge_without_any_readable_answer_leaves_everything_unknown(make_lab:
     found = lab.prefer("r", "-o", "p.html", judge="sim-echo")
     assert sum(found["without_verdict"].values()) == lab.asked == 2
     assert found["targets"][0]["share"] is None
-    assert found["pairs"][0]["why_open"] == "100% of the comparisons have no verdict"
-    assert b"100% of the comparisons have no verdict" in (lab.path / "p.html").read_bytes()
+    assert found["pairs"][0]["why_open"] == "100 % of the comparisons have no verdict"
+    assert b"100 % of the comparisons have no verdict" in (lab.path / "p.html").read_bytes()
 
 
 def test_a_run_that_asked_a_judge_is_not_judged_again(make_lab: Callable[..., Lab]) -> None:
@@ -323,6 +350,7 @@ def test_a_run_accepts_prefer_checks_and_gives_them_no_verdict(tmp_path: Path, c
         (("r", "--judge", "sim-judge"), "sim-judge"),
         (("r", "--judge", "sim-judge@simulator", "--fail-if-beaten", "x"), "--fail-if-beaten names no compared"),
         (("r", "--judge", "sim-judge@simulator", "--dry-run", "-o", "x.html"), "a dry run is not written as HTML"),
+        (("r", "--judge", "sim-judge@simulator", "-o", "x", "-o", "y"), "result end in .html, .json, .md"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_asked(

@@ -44,6 +44,16 @@ def prefer(
         str | None,
         typer.Option("--max-cost", metavar="2USD", help="Cost cap; exit 4 when reached.", rich_help_panel=JUDGE),
     ] = None,
+    max_tokens_total: Annotated[
+        str | None,
+        typer.Option(
+            "--max-tokens-total", metavar="2M", help="Cap on input and output tokens; exit 4.", rich_help_panel=JUDGE
+        ),
+    ] = None,
+    max_requests: Annotated[
+        str | None,
+        typer.Option("--max-requests", metavar="5k", help="Cap on requests; exit 4.", rich_help_panel=JUDGE),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print calls, tokens and cost; ask nothing.", rich_help_panel=JUDGE)
     ] = False,
@@ -104,6 +114,8 @@ def prefer(
         config=config,
         env_file=env_file,
         max_cost=max_cost,
+        max_tokens_total=max_tokens_total,
+        max_requests=max_requests,
         judge_max_output_tokens=judge_max_output_tokens,
         concurrency=concurrency,
         rpm=rpm,
