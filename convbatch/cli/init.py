@@ -86,7 +86,7 @@ def _cannot_write(path: Path, error: OSError) -> SetupError:
     if isinstance(error, FileExistsError | NotADirectoryError):
         in_the_way = next(place for place in path.parents if os.path.lexists(place))
         return SetupError(f"cannot write {path}: {in_the_way} is in the way", hint="name another folder")
-    remedy = "name another folder" if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else "free some space"
+    remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "name another folder"
     hint = f"{remedy}; what is there already stays as it is"
     return SetupError(f"cannot write {path}: {error.strerror}", hint=hint)
 

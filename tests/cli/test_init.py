@@ -83,13 +83,15 @@ def test_a_file_in_the_way_is_named_and_the_others_are_written(convbatch: Comman
     done = convbatch("init", "file")
     assert "file is in the way" in done.err
     assert (done.code, (tmp_path / "file").read_text()) == (2, "x")
+    assert "hint: name another folder" in convbatch("init", "/dev/null/no").err
+    assert "hint: name another folder" in convbatch("init", "/proc/no").err
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "convbatch", "init", "new"],
         cwd=tmp_path,
-        env=environment(),
+        env=environment(PYTHONDONTWRITEBYTECODE="1"),  # the limit would cut off compiled modules as well
         capture_output=True,
         text=True,
         check=False,

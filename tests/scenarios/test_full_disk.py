@@ -150,8 +150,9 @@ def prepare(folder: Path, simulator: Simulators, *, latency_s: float = 0.02) -> 
 def in_shell(room: Room, folder: Path, *lines: str) -> list[int]:
     """Run lines in one shell and return the exit codes of their `cb` commands; stderr goes to the file `stderr`."""
     command = f'cb() {{ "{sys.executable}" -m convbatch "$@" >> out 2>> stderr; echo $? >> codes; }}'
+    env = environment(PYTHONDONTWRITEBYTECODE="1")  # a limit would cut off compiled modules as well
     done = subprocess.run(
-        [*room.shell, "\n".join([command, *lines])], cwd=folder, env=environment(), capture_output=True, check=False
+        [*room.shell, "\n".join([command, *lines])], cwd=folder, env=env, capture_output=True, check=False
     )
     assert done.stderr == b""
     return [int(code) for code in (folder / "codes").read_text().split()]
