@@ -198,13 +198,26 @@ def _number_problem(param: Any, given: Any) -> str | None:
     """Return what is wrong with the value of a parameter that is a number; None for any other parameter."""
     from convbatch.cli.usage_errors import number_problem
 
-    kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    described = getattr(param, "type_descriptor", None)
+    if getattr(getattr(described, "parameter_info", None), "parser", None) is not None:
+        return None  # the parser of the option says what it takes
+    kind = getattr(described, "annotation", None)
+    least, most = getattr(param, "min", None), getattr(param, "max", None)
     if kind in (int, float) and isinstance(given, str):
-        least, most = getattr(param, "min", None), getattr(param, "max", None)
         return number_problem(param.opts, given, whole=kind is int, least=least, most=most)
+    if get_origin(kind) is list and get_args(kind) == (int,) and given:
+        wrong = next((text for text in given if not _is_whole(text, least, most)), given[0])
+        return number_problem(param.opts, wrong, whole=True, least=least, most=most)
     if get_origin(kind) is tuple and get_args(kind)[-1] is int and isinstance(given, tuple):
         return number_problem((f"{param.opts[0]} {given[0]}",), given[-1], whole=True, least=1)
     return None
+
+
+def _is_whole(text: str, least: int | None, most: int | None) -> bool:
+    try:
+        return (least is None or least <= int(text)) and (most is None or int(text) <= most)
+    except ValueError:
+        return False
 
 
 def _as_typed(ctx: Any, typed: Sequence[str], param: Any) -> Any:

@@ -25,6 +25,7 @@ from convbatch.results.run import RESULTS
 from convbatch.session.durations import parse_seconds
 
 _STYLES = {"finished": "green", "unreadable": "red"}
+_EXAMPLE_TIMES = "7d, 12h or 2026-11-01"
 _EXAMPLE = Path("datasets/quickstart.jsonl")
 _CONFIG = Path("convbatch.toml")  # `config.loader` has the name as well, but the read side does not import `config`
 
@@ -82,7 +83,7 @@ def _moment(text: str | None, option: str, now: datetime) -> datetime | None:
     if re.match(r"\s*\d{4}-", text):
         raise SetupError(f"{option} {text}: no such day", hint="write 2026-11-01, 2026-11-01T08:00 (UTC), or 30d")
     try:
-        return now - timedelta(seconds=parse_seconds(text, option) or 0)
+        return now - timedelta(seconds=parse_seconds(text, option, _EXAMPLE_TIMES) or 0)
     except OverflowError:
         raise SetupError(f"{option} {text}: before the first year", hint="write 30d") from None
 

@@ -569,7 +569,7 @@ def _flip(
 def _notes(pairs: PairCounts, judged: Sequence[JudgedMetric], measured: Measurements) -> Iterator[str]:
     if pairs.lost > MAX_LOST:
         yield (
-            f"{pairs.lost:.0%} of the dialogues are unmatched or pending: nothing is concluded from the rest "
+            f"{100 * pairs.lost:.0f} % of the dialogues are unmatched or pending: nothing is concluded from the rest "
             "(`convbatch resume` finishes a run)"
         )
     for one in judged:

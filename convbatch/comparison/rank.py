@@ -21,10 +21,10 @@ from convbatch.comparison.entries import Entry, check_gate, chosen_entries, pair
 from convbatch.comparison.harm_bound import harm_bound
 from convbatch.comparison.inputs import RECORDED_COSTS, ComparisonInputs, CostOptions, load_inputs
 from convbatch.comparison.measurements import Measurements, measure_stream
-from convbatch.comparison.metrics import PASS_METRICS, DialogueValue, MetricResult, TestLevels
+from convbatch.comparison.metrics import METRICS, PASS_METRICS, DialogueValue, MetricResult, TestLevels
 from convbatch.comparison.pair_stream import LoadedSide, MergedSides, PairCounts, PairStream, SideDialogues
 from convbatch.comparison.stats import Interval, cluster_mean, t_quantile
-from convbatch.errors import SetupError, named_by_keyword
+from convbatch.errors import SetupError, did_you_mean, named_by_keyword
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
 from convbatch.results.parquet import count_rows
 
@@ -55,7 +55,9 @@ class RankRules:
     """A target; `exit_code` is 1 if another one is proven better."""
 
     def __post_init__(self) -> None:
-        ComparisonRules(metric=self.metric, alpha=self.alpha)
+        ComparisonRules(alpha=self.alpha)
+        if self.metric is not None and self.metric not in METRICS:
+            raise SetupError(f"unknown metric {self.metric!r}", hint=did_you_mean(self.metric, PASS_METRICS))
         if self.metric is not None and self.metric not in PASS_METRICS:
             raise SetupError(
                 f"targets are not ranked by {self.metric}",
@@ -406,7 +408,7 @@ def _difference(
     if result is None:
         why = measured.why_not(metric)
     elif counts.lost > MAX_LOST:
-        why = f"{counts.lost:.0%} of the dialogues are unmatched or pending"
+        why = f"{100 * counts.lost:.0f} % of the dialogues are unmatched or pending"
     elif (covered := measured.coverage(metric)).lost > MAX_LOST:
         some = f"{covered.uneven:,} of {covered.either_side:,} dialogues"
         why = f"{some} have {metric} on one side only or lack a verdict"

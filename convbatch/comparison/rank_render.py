@@ -11,6 +11,7 @@ from convbatch.console.html import html_table
 from convbatch.console.markdown import md, md_row
 from convbatch.console.tables import NONE
 from convbatch.console.text import printable
+from convbatch.dataset.reader import count_of
 from convbatch.results.export import Content, Part, json_bytes
 
 RANKING_PARTS: tuple[Part, ...] = ("value", "markdown", "page")
@@ -151,7 +152,7 @@ def sentence(ranking: Ranking) -> str:
     best = ranking.standings[0]
     if not proven:
         return f"No difference between {count} targets is proven by {ranking.metric}"
-    some = f"{proven:,} of {pairs:,} differences {'is' if proven == 1 else 'are'} proven"
+    some = f"{proven:,} of {count_of(pairs, 'difference')} {'is' if proven == 1 else 'are'} proven"
     if len(best.better_than) == count - 1:
         return f"{best.name} is the best of {count} targets by {ranking.metric}, proven against each; {some}"
     open_ones = [one.name for one in ranking.standings if not one.worse_than]
@@ -161,12 +162,12 @@ def sentence(ranking: Ranking) -> str:
 def facts(ranking: Ranking) -> Iterator[str]:
     """Yield what was ranked and what limits it."""
     left_out = "; ".join(f"{count:,} {why}" for why, count in ranking.left_out.items())
-    common = f"{ranking.standings[0].dialogues:,} dialogues with {ranking.metric} at every target"
+    common = f"{count_of(ranking.standings[0].dialogues, 'dialogue')} with {ranking.metric} at every target"
     yield common + (f"; left out: {left_out}" if left_out else "")
     share = f"{100 * ranking.rules.alpha:.4g} %"
     yield (
-        f"all intervals hold at once and the chance of any false claim over all {len(ranking.differences)} pairs is at "
-        f"most about {share}; each pair is compared on the dialogues that both have"
+        f"all intervals hold at once, and the chance of any false claim ({count_of(len(ranking.differences), 'pair')}) "
+        f"is at most about {share}; each pair is compared on the dialogues that both have"
     )
     if ranking.rules.fail_if_beaten is not None:
         yield f"gate: {ranking.gate}, exit code {ranking.exit_code:d} (--fail-if-beaten {ranking.rules.fail_if_beaten})"

@@ -84,7 +84,7 @@ class Problems:
 
 def count_of(number: int, noun: str) -> str:
     """Format a number with its noun, singular or plural."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 # Reading

@@ -11,8 +11,13 @@ from convbatch.errors import SetupError
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def parse_seconds(text: str | None, option: str) -> float | None:
+def parse_seconds(text: str | None, option: str, examples: str = "90s, 15m or 2h") -> float | None:
     """Return the seconds of a duration as people write it: 90s, 50ms, 1.5m, 2h.
+
+    Args:
+        text: The duration; None is none.
+        option: Where it was given.
+        examples: What a message offers in place of a text that is no duration.
 
     Raises:
         SetupError: Not a positive duration, or a number without its unit.
@@ -29,8 +34,9 @@ def parse_seconds(text: str | None, option: str) -> float | None:
         hint = _clock_hint(text)
         if hint is None:
             plain = _plain_duration(text)
-            hint = "write 90s, 15m or 2h" if plain is None else f"did you mean {plain}?"
-        raise SetupError(f"{option} needs a duration", found=repr(text), hint=hint)
+            hint = f"write {examples}" if plain is None or plain == text.strip() else f"did you mean {plain}?"
+        above_0 = "" if value is math.nan or value else " above 0"
+        raise SetupError(f"{option} needs a duration{above_0}", found=repr(text), hint=hint)
     return value
 
 

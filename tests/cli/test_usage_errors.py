@@ -132,6 +132,11 @@ def test_the_answer_is_in_the_error_of_the_command() -> None:
     assert "e.g. -j 16, found in CONVBATCH_CONCURRENCY" in said("run", "d.jsonl", CONVBATCH_CONCURRENCY="many")
     assert "write --raw d 1 or --raw d 2" in said("show", "r", "--raw", "d", "1.5")
     assert "write --limit" in said("run", "d.jsonl", "—limit", "3")
+    assert "'-1' is not a share: write 0.02 or 2%" in said("rank", "r", "--alpha", "-1")
+    assert "'x' is not a whole number: write a whole number of at least 1" in said("diff", "a", "b", "--turn", "x")
+    assert "0 is too small: it takes a whole number of at least 1" in said(
+        "diff", "a", "b", *("--turn", "1") * 2, "--turn=0"
+    )
     assert "Missing argument 'DATASET'. Example: convbatch run datasets/quick" in said("run", "-m", "")
     assert f"{Path.home()}/no.toml" in said("run", "d.jsonl", "--config=~/no.toml")
     assert f"{Path.home()}/no.jsonl" in said("validate", "~/no.jsonl")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import convbatch as package
 from convbatch.comparison.metrics import DialogueValue
 from convbatch.comparison.rank import Difference, group_letters, simultaneous_interval
+from convbatch.comparison.rank_render import facts, sentence
 from convbatch.dialogue import Dialogue
 from convbatch.errors import SetupError
 from convbatch.results.run import Run, load
@@ -108,8 +109,18 @@ def test_one_target_a_repeated_one_and_other_metrics_are_refused(tmp_path: Path)
         package.rank(run, (run, NAMES[0]))
     with pytest.raises(SetupError, match="not ranked by cost"):
         package.rank(run, metric="cost")
+    with pytest.raises(SetupError, match="unknown metric 'turnpass'\n  hint: did you mean 'turn_pass'"):
+        package.rank(run, metric="turnpass")
     with pytest.raises(SetupError, match="names no ranked target"):
         package.rank(run, fail_if_beaten="x")
+
+
+def test_one_is_no_plural(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "r", {NAMES[0]: 0, NAMES[1]: 1}, count=1)
+    assert [line.split(" with ")[0] for line in facts(package.rank(run))][0] == "1 dialogue"
+    assert "any false claim (1 pair)" in " ".join(facts(package.rank(run)))
+    proven = run_of(tmp_path / "s", {NAMES[0]: 0, NAMES[1]: 30})
+    assert sentence(package.rank(proven)).endswith("; 1 of 1 difference is proven")
 
 
 def test_a_mismatch_is_told_as_compare_tells_it(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_the_command_filters_sorts_and_says_when_nothing_fits(convbatch: Command
     ("options", "told"),
     [
         (("--since", "soon"), "--since needs a duration"),
+        (("--since", "soon"), "write 7d, 12h or 2026-11-01"),
+        (("--older-than", "0d"), "--older-than needs a duration above 0 found: '0d' hint: write 7d"),
         (("--since", "2026-13-01"), "--since 2026-13-01: no such day"),
         (("--older-than", "7"), "--older-than 7: no unit"),
         (("--older-than", "99999999d"), "before the first year"),
