@@ -117,7 +117,7 @@ def test_one_target_a_repeated_one_and_other_metrics_are_refused(tmp_path: Path)
 
 def test_one_is_no_plural(tmp_path: Path) -> None:
     run = run_of(tmp_path / "r", {NAMES[0]: 0, NAMES[1]: 1}, count=1)
-    assert [line.split(" with ")[0] for line in facts(package.rank(run))][0] == "1 dialogue"
+    assert next(facts(package.rank(run))).startswith("1 dialogue with ")
     assert "any false claim (1 pair)" in " ".join(facts(package.rank(run)))
     proven = run_of(tmp_path / "s", {NAMES[0]: 0, NAMES[1]: 30})
     assert sentence(package.rank(proven)).endswith("; 1 of 1 difference is proven")

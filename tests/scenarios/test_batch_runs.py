@@ -19,6 +19,7 @@ from convbatch.simulator.ledger import Entry
 from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
 from tests.conftest import Command, Finished, Start, config_for, wait_until, write_dataset
+from tests.engine.test_run_caps import tokens
 from tests.support.ledger_laws import check_histories, possibly_paid, same_rows, statuses
 
 Simulators = Callable[[Provider], Server]
@@ -240,6 +241,30 @@ def test_prices_of_batch_jobs_can_be_given(tmp_path: Path, simulator: Simulators
     done = convbatch("run", "d.jsonl", "-o", "other", "--batch")
     assert done.code == 2
     assert "unknown key 'outputs'" in done.err
+
+
+@pytest.mark.parametrize(
+    "wire", ["openai", *(pytest.param(wire, marks=pytest.mark.slow) for wire in WIRES if wire != "openai")]
+)
+def test_caps_hold_in_a_batch_run_and_resume_continues_it(
+    wire: str, tmp_path: Path, simulator: Simulators, convbatch: Command
+) -> None:
+    provider = prepare(tmp_path, simulator, wires=(wire,), dialogues=4)
+    done = convbatch(*RUN, "--max-requests", "3", "--max-tokens-total", "1M")
+    assert (done.code, len(lines(provider.ledger.entries))) == (4, 3), done.err
+    assert f"convbatch resume {tmp_path / 'out'} --max-requests 6" in done.err
+    assert convbatch("resume", "out").code == 4
+    assert len(lines(provider.ledger.entries)) == 3, "a resume below the cap sends nothing more"
+    done = convbatch("resume", "out", "--max-requests", "1k", "--max-tokens-total", "450")
+    assert done.code == 4, done.err
+    assert "of 450 tokens" in done.err
+    assert 3 < len(lines(provider.ledger.entries)) < 8
+    assert tokens(lines(provider.ledger.entries)) <= 450
+    done = convbatch("resume", "out", "--max-tokens-total", "1M")
+    assert done.code == 0, done.err
+    assert len(lines(provider.ledger.entries)) == 8
+    turns = check_like_live(tmp_path, convbatch, provider)
+    assert (statuses(turns), possibly_paid(turns)) == ({"ok": 8}, 0)
 
 
 def test_a_dry_run_counts_waves_and_half_the_price(tmp_path: Path, simulator: Simulators, convbatch: Command) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,17 @@ from convbatch.errors import SetupError
 from convbatch.session.reopen import KINDS, parse_kinds
 from convbatch.simulator.fault_script import FaultScript
 from convbatch.simulator.provider import Provider
+from convbatch.simulator.replies import Script
 from convbatch.simulator.server import Server
-from tests.conftest import Command, config_for, write_dataset
+from tests.conftest import Command, Start, config_for, wait_until, write_dataset
 from tests.engine.test_budget import PRICES, dialogues
 from tests.support import virtual_run_laws as laws
+from tests.support.ledger_laws import statuses, turn_of_entry
 from tests.support.virtual_disk import Kill
 from tests.support.virtual_run import KEY, Host, VirtualRun
 
 Plain = dict[str, Any]
+WIRES = ("gemini", "openai")
 BLOCKED = {"action": "reply", "kind": "output-blocked"}
 EMPTY = {"action": "reply", "kind": "empty"}
 BAD_REQUEST = {"action": "error", "kind": "bad_request"}
@@ -235,6 +240,62 @@ def test_a_kill_in_the_middle_leaves_a_run_that_resume_finishes(seed: int, tmp_p
         assert (status == "skipped") == (index in ended), "a turn is skipped behind one that is not ok, and only there"
         ended |= {index} if status != "ok" else set()
     assert len(run.attempts) >= len(provider.ledger.entries)
+
+
+@pytest.mark.slow
+def test_real_kills_in_the_middle_lose_no_reply_and_pay_nothing_unsaid(
+    simulator: Callable[[Provider], Server], start: Start, command: Command, tmp_path: Path
+) -> None:
+    rules = [
+        {"match": {"turn": 2, "probability": 0.5}, **BLOCKED},
+        {"match": {"turn": 1, "probability": 0.1}, **EMPTY},
+    ]
+    dataset = write_dataset(tmp_path / "d.jsonl", 30, 3)
+    provider = Provider(script=Script.load(dataset), faults=faults(*rules), latency_s=(0.01, 0.08))
+    models = ", ".join(f'"sim-good@at-{wire}"' for wire in WIRES)
+    prices = "".join(f'[prices.at-{wire}."*"]\ncurrency = "USD"\ninput = 1\noutput = 10\n' for wire in WIRES)
+    text = f"[run]\nmodels = [{models}]\n[run.settings]\nmax_output_tokens = 40\n{prices}"
+    (tmp_path / "convbatch.toml").write_text(config_for(simulator(provider).url, wires=WIRES, models=text))
+    assert command("run", "d.jsonl", "-o", "out").code == 0
+    begun, before = len(provider.ledger.entries), cb.load(tmp_path / "out").turns
+    failed = before["status"].isin(["blocked", "empty"])
+    assert failed.sum() > 10
+    provider.faults = FaultScript()
+    chance = random.Random(7)
+    options = ("--retry-failed", "blocked,empty", "--no-retry-errors", "-j", "8")
+    kills = 0
+    for kills in range(1, 6):
+        sent = len(provider.ledger.entries)
+        # The first session opens the failed turns again; the later ones are sometimes plain.
+        victim = start("resume", "out", *(options if kills % 3 else ("-j", "8")))
+        wait_until(lambda: len(provider.ledger.entries) > sent or victim.poll() is not None)  # noqa: B023
+        time.sleep(chance.uniform(0, 0.08))
+        victim.kill()
+        victim.communicate()
+        if victim.returncode != -9:
+            break
+        assert len(cb.load(tmp_path / "out").turns) == len(before)
+    assert kills > 2
+    assert command("resume", "out").code == 0
+    assert command("resume", "out", *options).code == 0
+    run = cb.load(tmp_path / "out")
+    assert statuses(run.turns) == {"ok": 180}
+    kept = before[before["status"] == "ok"]
+    after = run.turns.loc[kept.index]
+    assert (kept["response_id"] == after["response_id"]).all(), "an answered turn is not asked again"
+    entries = provider.ledger.entries
+    bills = Counter(turn_of_entry(entry) for entry in entries if entry.billed)
+    for row, was in zip(run.turns.itertuples(), before["status"], strict=True):
+        place = (row.gateway.removeprefix("at-"), row.dialogue_index, row.turn)
+        said = 1 + (was in ("blocked", "empty")) + row.possibly_paid
+        assert 1 <= bills[place] <= said, (place, bills[place], said)
+        assert row.reply == f"answer {row.turn} of dialogue {row.dialogue_index}"
+    assert len(entries) - begun <= 180 + 16 * kills
+    paid = sum((e.input_tokens or 0) + 10 * (e.output_tokens or 0) for e in entries if e.billed) / 1e6
+    costs = sum(float(cost) for name in ("cost", "failed_cost") for cost in run.turns[name].dropna())
+    unsure = sum(float(cost) for cost in run.turns["possibly_paid_bound"].dropna())
+    assert costs <= paid + 1e-9
+    assert paid <= costs + unsure + 1e-9
 
 
 @given(st.lists(st.sampled_from(KINDS), min_size=1), st.booleans())
