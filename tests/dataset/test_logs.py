@@ -334,6 +334,67 @@ def test_the_numbered_attributes_of_older_instrumentations(tmp_path: Path) -> No
     assert call["result"] == "18"
 
 
+def inference_span(number: int, messages: dict[str, list[dict[str, Any]]], **more: Any) -> dict[str, Any]:
+    """Return a span of OpenInference whose messages have numbered attributes, as its instrumentations write them."""
+    attributes: dict[str, Any] = {"openinference.span.kind": "LLM", "llm.model_name": "claude-x", **more}
+    for side, rows in messages.items():
+        for n, row in enumerate(rows):
+            attributes |= {f"llm.{side}_messages.{n}.message.{key}": value for key, value in row.items()}
+    context = {"trace_id": f"0x{number:032x}", "span_id": f"0x{number:016x}"}
+    return {
+        "name": "messages",
+        "context": context,
+        "start_time": f"2026-11-28T09:00:0{number}Z",
+        "attributes": attributes,
+    }
+
+
+def part_of(number: int, kind: str, **more: Any) -> dict[str, Any]:
+    own = {key: value for key, value in more.items() if key == "tool_call"}
+    held = {"type": kind, **{key: value for key, value in more.items() if key not in own}}
+    call = {f"contents.{number}.tool_call.{key}": value for key, value in own.get("tool_call", {}).items()}
+    return {f"contents.{number}.message_content.{key}": value for key, value in held.items()} | call
+
+
+CALL = {"id": "c1", "function.name": "weather", "function.arguments": '{"city": "Lima"}'}
+
+
+def test_thoughts_and_calls_within_the_contents_of_a_message_are_no_text_of_it(tmp_path: Path) -> None:
+    """As openinference-instrumentation-anthropic 3 writes them: no text of a call, thoughts under `text`."""
+    question = {"role": "user", "content": "Weather in Lima?"}
+    called = {
+        "role": "assistant",
+        **part_of(0, "reasoning", text="I should look."),
+        **part_of(1, "tool_use", tool_call=CALL),
+    }
+    use = {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Lima"}}
+    body = {"messages": [
+        {"role": "user", "content": "Weather in Lima?"},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "I should look.", "signature": "s"}, use]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "18"}]},
+    ]}  # fmt: skip
+    said = (part_of(0, "reasoning", text="It said 18."), part_of(1, "text", text="18 degrees"))
+    reply = {"role": "assistant", **said[0], **said[1], **part_of(2, "text", signature="s")}
+    rows = [
+        inference_span(1, {"input": [question], "output": [called]}),
+        inference_span(2, {"output": [reply]}, **{"input.value": json.dumps(body)}),
+    ]
+    [dialogue] = from_lines(tmp_path, *rows)
+    assert spoken(dialogue) == [("Weather in Lima?", "18 degrees")]
+    [[call]] = calls_of(dialogue)
+    assert (call["name"], call["arguments"], call["result"]) == ("weather", {"city": "Lima"}, "18")
+    assert "should look" not in (tmp_path / "out.jsonl").read_text()
+
+
+def test_a_part_of_another_kind_is_refused_and_not_taken_for_text(tmp_path: Path) -> None:
+    document = part_of(0, "document", text='{"type": "document", "source": {}}')
+    row = inference_span(
+        1, {"input": [{"role": "user", **document}], "output": [{"role": "assistant", "content": "Hm."}]}
+    )
+    with pytest.raises(InputError, match="a part that cannot be imported"):
+        from_lines(tmp_path, row)
+
+
 def test_events_of_a_span_with_one_message_each(tmp_path: Path) -> None:
     events = [
         {"name": "gen_ai.system.message", "attributes": {"content": "Be brief."}},

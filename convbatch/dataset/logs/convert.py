@@ -323,14 +323,19 @@ def _called(messages: list[dict[str, Any]]) -> dict[str, None]:
     """Return the names of the tools that were called and answered."""
     calls = (read_calls(message["tool_calls"]) for message in messages if message.get("tool_calls"))
     named = {call["name"]: None for found in calls if not isinstance(found, Issue) for call in found}
+    blocks = (part for message in messages for part in _parts(message, "tool_use"))
+    named |= {part["name"]: None for part in blocks if isinstance(part.get("name"), str)}
     return named if any(message["role"] == "tool" or _has_results(message) for message in messages) else {}
 
 
 def _has_results(message: dict[str, Any]) -> bool:
+    return bool(_parts(message, "tool_result"))
+
+
+def _parts(message: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     content = message.get("content")
-    return isinstance(content, list) and any(
-        isinstance(part, dict) and part.get("type") == "tool_result" for part in content
-    )
+    parts = content if isinstance(content, list) else []
+    return [part for part in parts if isinstance(part, dict) and part.get("type") == kind]
 
 
 def _settings(joined: Joined) -> dict[str, Any]:

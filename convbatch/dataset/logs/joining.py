@@ -283,9 +283,23 @@ def _digests(messages: list[Message]) -> list[bytes]:
 def _said(message: Message) -> bytes:
     """Return what of a message stays the same when it is sent back as history."""
     role = role_of(message["role"]) or message["role"]
+    content, blocks = message.get("content"), _blocks(message.get("content"))
     calls = [_called(call) for call in message.get("tool_calls") or ()]
-    text = "" if calls and not is_said({"content": message.get("content")}) else _text(message.get("content"))
+    if blocks:  # calls and thoughts within the content, as Anthropic sends them back; the reply may have them beside it
+        calls = calls or [[part.get("name"), part.get("input")] for part in blocks if part.get("type") == "tool_use"]
+        content = [part for part in blocks if part.get("type") not in _BESIDE]
+    text = "" if calls and not is_said({"content": content}) else _text(content)
     return plain_json([role, text, calls]).encode("utf-8", "surrogatepass")
+
+
+_BESIDE = ("tool_use", "thinking", "redacted_thinking", "reasoning")
+
+
+def _blocks(content: Any) -> list[dict[str, Any]]:
+    """Return the parts of a content with calls or thoughts in it; none of any other content."""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return []
+    return content if any(part.get("type") in _BESIDE for part in content) else []
 
 
 def _called(call: Any) -> Any:

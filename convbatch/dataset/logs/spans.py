@@ -336,27 +336,26 @@ def _told(events: Iterable[SpanEvent]) -> tuple[list[Message], Message | None]:
 
 def _inference(attributes: Mapping[str, Any]) -> _Content:
     asked = read_request(_literal(attributes.get("input.value")))
-    replied = read_reply(_literal(attributes.get("output.value")))
     settings = settings_of(attributes.get("llm.invocation_parameters"))
     rows = _list(attributes, "llm.input_messages")
     messages = [message for row in rows if (message := _inference_message(row)) is not None]
     outputs = [
         message for row in _list(attributes, "llm.output_messages") if (message := _inference_message(row)) is not None
     ]
+    reply = read_reply([{**message} for message in outputs]) or read_reply(_literal(attributes.get("output.value")))
     tools = [read_json(_unprefixed(row, "tool").get("json_schema")) for row in _list(attributes, "llm.tools")]
     tools = [tool for tool in tools if isinstance(tool, dict)]
     if not any(is_said(message) for message in messages):
         found = [] if asked is None else asked.messages
         return (
             found,
-            replied,
+            reply,
             tools or (asked.tools if asked else None),
             settings or dict(asked.settings if asked else {}),
         )
     # The request itself has the text of a message as it was sent, where the attributes flatten its parts.
     if asked is not None and len(asked.messages) == len(messages):
         messages = asked.messages
-    reply = read_reply([{**message} for message in outputs]) or replied
     return messages, reply, tools or (None if asked is None else asked.tools), settings
 
 
@@ -392,27 +391,32 @@ def _inference_message(row: Mapping[str, Any]) -> Message | None:
     role = named(plain.get("role"))
     if role is None:
         return None
+    contents = [part for part in as_list(plain.get("contents")) if isinstance(part, dict)]
+    parts = [_unprefixed(part, "message_content") for part in contents]
+    within = [part for part, plain_part in zip(contents, parts, strict=True) if plain_part.get("type") == "tool_use"]
     calls: list[Any] = []
-    for call in as_list(plain.get("tool_calls")):
+    for call in as_list(plain.get("tool_calls")) or within:
         inner = _unprefixed(call, "tool_call") if isinstance(call, dict) else {}
         function = as_dict(inner.get("function"))
         name = inner.get("function.name", function.get("name"))
         arguments = inner.get("function.arguments", function.get("arguments"))
         calls.append({"id": inner.get("id"), "type": "function", "function": {"name": name, "arguments": arguments}})
     content: Any = plain.get("content")
-    parts = [_unprefixed(part, "message_content") for part in as_list(plain.get("contents")) if isinstance(part, dict)]
-    if content is None and parts:
-        content = [_inference_part(part) for part in parts]
+    if content is None:
+        content = [read for part in parts if (read := _inference_part(part)) is not None] or None
     message: Message = {"role": role, "content": content, "tool_calls": calls or None}
     message |= {key: plain[key] for key in ("tool_call_id", "name") if plain.get(key)}
     read = read_messages([message])
     return read[0] if read else None
 
 
-def _inference_part(part: Mapping[str, Any]) -> dict[str, Any]:
-    image = part.get("image")
-    if part.get("type") == "image":
+def _inference_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a part of a message; None for thoughts, for calls, which are read elsewhere, and for empty ones."""
+    kind, image = part.get("type", "text"), part.get("image")
+    if kind in ("reasoning", "tool_use", "fallback") or (kind == "text" and part.get("text") is None):
+        return None
+    if kind == "image":
         inner = _unprefixed(image, "image") if isinstance(image, dict) else {}
         url = part.get("image.image.url", inner.get("url"))
         return {"type": "image_url", "image_url": {"url": url}}
-    return {"type": "text", "text": part.get("text")}
+    return {"type": "text", "text": part.get("text")} if kind == "text" else dict(part)
