@@ -9,6 +9,7 @@ import asyncio
 import functools
 import inspect
 import json
+import os
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -187,13 +188,18 @@ def _value(field: Field[Any], value: Any) -> Any:
         return tuple(map(Path, items)) if Path in types else items
     if hasattr(value, "item"):
         value = value.item()  # a number of numpy
-    if value is None or field.name == "history":
+    if value is None:
         return value
     if isinstance(value, Run):
         return str(value.path)
-    if Path in types:
-        return Path(value)
-    return str(value) if str in types and not isinstance(value, bool) else value
+    is_text = isinstance(value, str)
+    if field.name == "history" or Path in types:
+        if not is_text and (field.name == "history" or not isinstance(value, os.PathLike)):
+            raise SetupError(f"{field.name}= must be a text{' or a path' * (Path in types)}", found=repr(value))
+        return Path(value) if Path in types else value
+    if str in types and isinstance(value, bool):
+        raise SetupError(f"{field.name}= must be a text", found=repr(value))
+    return str(value) if str in types else value
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -33,6 +33,8 @@ def parse_count(text: str, option: str) -> int:
         SetupError: It is none, or is not whole and at least 1.
     """
     count = read_count(text)
+    if count is None and re.fullmatch(r"\d+", text.strip()) and int(text.strip()[:40]) > MOST:
+        raise SetupError(f"{option} is too large", found=text[:40], hint=f"at most {MOST:,}; leave it out for no cap")
     if count is None:
         raise SetupError(f"{option} needs a whole number of at least 1", found=repr(text), hint=count_hint(text))
     return count

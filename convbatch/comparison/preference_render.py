@@ -219,6 +219,9 @@ def facts(found: Preferences) -> Iterator[str]:
     pairs = f"{count_of(len(found.comparisons), 'comparison')} of two replies in {count_of(dialogues, 'dialogue')}"
     asked = f"{count_of(found.questions, 'question')} in both orders"
     cost = _cost(found)
+    reused = 0 if found.run is None else found.run.summary()[0].reused
+    if reused:
+        asked += f", {reused:,} of them answered in an earlier run (--reuse)"
     yield f"{pairs}; {asked}{_tokens(found)}" + ("" if cost is None else f"; cost {cost}")
     for why, count in found.unasked.items():
         yield f"not asked: {count:,}: {SETTLED_WORDS.get(why, f'left out: {why}')}"

@@ -16,6 +16,7 @@ from convbatch.comparison.inputs import SelectedRun, select_sides
 from convbatch.comparison.word_diff import Piece, word_diff
 from convbatch.errors import SetupError, nearest
 from convbatch.results.parquet import read_rows
+from convbatch.results.several import run_labels
 
 _COLUMNS = ("dialogue", "target", "repeat", "turn", "tags", "status", "finish_reason", "user", "reply", "tool_calls")
 
@@ -81,10 +82,16 @@ def _answer(side: SideTurn) -> tuple[str, str, str]:
     return (side.status, side.reply or "", side.tool_calls or "")
 
 
-def _name_of(side: SelectedRun) -> str:
-    """Return the run's own name, or the one that it was given, with its target if only one is selected."""
-    name = side.run.manifest.name or side.run.name
-    return f"{name}:{side.targets[0]}" if len(side.targets) == 1 else name
+def _names_of(sides: Sequence[SelectedRun]) -> tuple[str, str]:
+    """Return how the runs are called: by `--name` unless both have the same, with the target if it is only one."""
+    runs = [side.run for side in sides]
+    names = [run.manifest.name or run.name for run in runs]
+    if len({run.path.resolve() for run in runs}) > 1 and names[0] == names[1]:
+        names = run_labels(runs)
+    first, second = (
+        f"{name}:{side.targets[0]}" if len(side.targets) == 1 else name for name, side in zip(names, sides, strict=True)
+    )
+    return first, second
 
 
 def _text(side: SideTurn | None) -> str:
@@ -150,7 +157,7 @@ class ReplyDiff:
         self._sides = select_sides(base, candidate)
         self._chosen = chosen or TurnFilter()
         self._is_single = all(len(side.targets) == 1 for side in self._sides)
-        self.names = (_name_of(self._sides[0]), _name_of(self._sides[1]))
+        self.names = _names_of(self._sides)
         found = [dict(self._digests(side)) for side in self._sides]
         if not any(found):
             raise self._nothing_fits()

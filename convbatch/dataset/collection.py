@@ -187,8 +187,8 @@ class Dataset(Sequence[Dialogue]):
             by_tag: Give every set of tags its share.
             by_length: Give short and long dialogues their share.
         """
-        if size < 1:
-            raise SetupError(f"a sample of {size} dialogues", hint="at least 1")
+        if not isinstance(size, int) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  # from a notebook
+            raise SetupError(f"a sample of {size} dialogues", hint="a whole number of at least 1")
         kept, _ = draw(self, size=size, seed=seed, by_tag=by_tag, by_length=by_length)
         return self._of((self._items[number] for number in sorted(kept)), self._name, self._notes)
 

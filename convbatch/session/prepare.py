@@ -88,7 +88,7 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
     if not checked.is_refused:  # else the run is refused, once the dataset is checked as well
         check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
     if notes and options.name is not None:
-        _note_namesakes(options.name)
+        _note_names(options.name, options.folder)
     with _dataset(options, checked, notes=notes) as (copy, manifest, cap):
         folder = _new_folder(options, datetime.fromisoformat(manifest.created_at))
         with folder.creating():
@@ -118,8 +118,13 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
     )
 
 
-def _note_namesakes(name: str) -> None:
-    """Note that a name will not find the new run, because another one has it already."""
+def _note_names(name: str, folder: Path | None) -> None:
+    """Note that a name will not find the new run, because another one has it already or nobody looks for it there."""
+    if folder is not None and folder.absolute().parent.resolve() != RESULTS.absolute().resolve():
+        log_note(
+            f"note: names are looked up in {RESULTS}/: where a RUN is given, name the folder {shell_quote(folder)}"
+        )
+        return
     others = [folder for folder in list_runs(RESULTS) if name in names_of(folder)]
     if others:
         newest = shell_quote(others[-1].path)

@@ -265,6 +265,7 @@ def test_one_more_target_pays_only_for_its_own_pairs(make_lab: Callable[..., Lab
     made_run(lab.path / "s", replies)
     found = lab.prefer("s", "-o", "q", "--reuse", "p")
     assert (lab.asked, found["questions"]) == (6, 6)
+    assert "6 questions in both orders, 2 of them answered in an earlier run" in lab.command("prefer", "q").out
 
 
 def test_rubric_compares_whole_dialogues_of_several_runs(make_lab: Callable[..., Lab]) -> None:

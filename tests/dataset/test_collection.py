@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -136,6 +136,8 @@ def test_filters_select_as_the_options_of_run_do(folder: Path) -> None:
         dataset.filter(tags="x")
     with pytest.raises(cb.SetupError, match="sample of 0"):
         dataset.sample(0)
+    with pytest.raises(cb.SetupError, match=r"sample of 1\.5"):
+        dataset.sample(cast("Any", 1.5))
 
 
 @pytest.mark.parametrize("by_length", [False, True])

@@ -70,6 +70,25 @@ def test_two_runs_of_one_name_are_told_and_the_name_finds_neither(convbatch: Com
     assert convbatch("table", "two").code == 0
 
 
+def test_a_name_that_no_command_will_find_is_told(convbatch: Command, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "d.jsonl", 1, 1)
+    told = "note: names are looked up in results/: where a RUN is given, name the folder "
+    done = convbatch("run", dataset, "-m", GOOD, "--name", "n", "-o", "elsewhere", "--no-progress")
+    assert f"{told}elsewhere" in done.err
+    assert convbatch("table", "n").code == 2
+    done = convbatch("run", dataset, "-m", GOOD, "--name", "m", "-o", "./results/m1", "--no-progress")
+    assert told not in done.err
+    assert convbatch("table", "m").code == 0
+
+
+def test_a_diff_of_two_runs_of_one_name_tells_them_apart(convbatch: Command, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "d.jsonl", 1, 1)
+    for folder in ("one", "two"):
+        convbatch("run", dataset, "-m", GOOD, "--name", "n", "-o", f"results/{folder}", "--no-progress")
+    assert convbatch("diff", "one", "two").out.startswith(f"one:{GOOD} → two:{GOOD}")
+    assert convbatch("diff", "one", "one").out.startswith(f"n:{GOOD} → n:{GOOD}")
+
+
 def test_paths_folder_names_and_latest_come_before_a_name(convbatch: Command, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "d.jsonl", 1, 1)
     convbatch("run", dataset, "-m", GOOD, "-o", "results/one", "--no-progress")

@@ -237,7 +237,7 @@ def _notes(
     for hint, count in log.without_content.items() if written or log.problems else ():
         yield f"note: {count_of(count, 'record')} without messages left out; {hint}"
     for what, count in log.others.items():
-        yield f"note: left out: {count} {what}"
+        yield f"note: left out: {what} ({count:,})"
     if left_out:
         yield f"note: left out or not known: {', '.join(itertools.islice(left_out, 12))}"
     if struck is not None:
