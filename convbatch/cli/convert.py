@@ -36,8 +36,8 @@ def run_convert(
     form = log_form(sources, from_format) if from_format is None or from_format in LOGS else None
     if form is None:
         if partial:
-            hint = "--partial is for logs; of a dataset every line is needed"
-            raise SetupError(f"{sources[0]} is no log", hint=hint)
+            hint = "--partial is for logs, whose kind --from names; of a dataset every line is needed"
+            raise SetupError(f"{sources[0]} is not recognised as a log", hint=hint)
         written = convert_dataset(
             sources,
             out,

@@ -395,6 +395,38 @@ def test_a_part_of_another_kind_is_refused_and_not_taken_for_text(tmp_path: Path
         from_lines(tmp_path, row)
 
 
+def messages_span(**attributes: str) -> dict[str, Any]:
+    context = {"trace_id": f"0x{1:032x}", "span_id": f"0x{2:016x}"}
+    held = {"gen_ai.operation.name": "chat", **{f"gen_ai.{name}": value for name, value in attributes.items()}}
+    return {"name": "chat m", "context": context, "start_time": "2026-11-28T09:00:00Z", "attributes": held}
+
+
+SAID = {
+    "input.messages": '[{"role": "user", "parts": [{"type": "text", "content": "How are you today?"}]}]',
+    "output.messages": '[{"role": "assistant", "parts": [{"type": "text", "content": "Fine."}]}]',
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_messages_that_a_limit_has_cut_off_are_named_and_never_taken_for_absent(name: str, tmp_path: Path) -> None:
+    assert spoken(from_lines(tmp_path, messages_span(**SAID))[0]) == [("How are you today?", "Fine.")]
+    (tmp_path / "out.jsonl").unlink()
+    with pytest.raises(InputError, match=rf"log.jsonl:1: gen_ai.{name} is not JSON that can be read") as caught:
+        from_lines(tmp_path, messages_span(**{**SAID, name: SAID[name][:40]}))
+    assert "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT" in str(caught.value)
+
+
+def test_a_record_that_is_there_twice_is_one_request(tmp_path: Path) -> None:
+    notes: list[str] = []
+    row = messages_span(**SAID)
+    other = {**row, "context": {**row["context"], "span_id": "0x9"}}
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [row, row, other])))
+    (tmp_path / "b.jsonl").write_text(json.dumps(row))
+    [first, second] = converted(tmp_path, str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), on_note=notes.append)
+    assert spoken(first) == spoken(second), "another span asked the same"
+    assert notes == ["note: 2 records that the log has twice left out"]
+
+
 def test_events_of_a_span_with_one_message_each(tmp_path: Path) -> None:
     events = [
         {"name": "gen_ai.system.message", "attributes": {"content": "Be brief."}},
@@ -465,7 +497,7 @@ def test_converted_cases_run_against_a_model(convbatch: Command) -> None:
         (["otel_new.jsonl", "promptfoo_results.json"], "convert each kind by itself"),
         (["otel_new.jsonl", "otel_new.jsonl"], "the same file is given twice"),
         (["otel_new.jsonl", "--reference"], "--reference is for MT-Bench"),
-        (["chat.json", "--partial"], "chat.json is no log"),
+        (["chat.json", "--partial"], "chat.json is not recognised as a log"),
     ],
 )
 def test_convert_refuses(arguments: Sequence[str], told: str, convbatch: Command, tmp_path: Path) -> None:

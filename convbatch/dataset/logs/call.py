@@ -36,6 +36,8 @@ class LogCall:
     trace: str | None = None
     ident: str | None = None
     """Id of the request; of the dialogue where it has no session."""
+    record: str | None = None
+    """Id of the record, if the tool gave it one: what a log has twice under it, with the same texts, counts once."""
     time: float | None = None
     """Unix seconds of its start."""
     model: str | None = None

@@ -234,6 +234,8 @@ def _notes(
     if log.store.beginnings:
         read = count_of(log.store.calls, "request")
         yield f"note: {read} read, {log.store.beginnings} of them the beginning of longer ones"
+    if log.store.repeated:
+        yield f"note: {count_of(log.store.repeated, 'record')} that the log has twice left out"
     for hint, count in log.without_content.items() if written or log.problems else ():
         yield f"note: {count_of(count, 'record')} without messages left out; {hint}"
     for what, count in log.others.items():

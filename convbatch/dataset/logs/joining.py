@@ -59,8 +59,13 @@ class CallStore:
         self._db.execute("CREATE TABLE bodies (n INTEGER PRIMARY KEY, json BLOB)")
         self._db.execute("CREATE TABLE prefixes (digest BLOB, n INTEGER, rest INTEGER)")
         self._db.execute("CREATE TABLE traces (trace TEXT PRIMARY KEY, session TEXT, json BLOB)")
+        self._db.execute(
+            "CREATE TABLE records (id TEXT, whole BLOB, begin BLOB, PRIMARY KEY (id, whole, begin)) WITHOUT ROWID"
+        )
         self._db.execute("BEGIN")
         self.calls = 0
+        self.repeated = 0
+        """Records that were there before: exporters send again what was not confirmed, and files overlap."""
         self.beginnings = 0
         """Requests that a later one repeats as its history."""
 
@@ -69,11 +74,16 @@ class CallStore:
         self._db.close()
 
     def add(self, file: int, call: LogCall) -> None:
-        """Keep a request."""
-        self.calls += 1
+        """Keep a request, unless its record was there before."""
         whole = call.messages if call.reply is None else [*call.messages, call.reply]
         digests = _digests(whole)
         begin = digests[len(call.messages) - 1]
+        if call.record is not None:
+            kept = (call.record, digests[-1], begin)
+            if self._db.execute("INSERT OR IGNORE INTO records VALUES (?, ?, ?)", kept).rowcount == 0:
+                self.repeated += 1
+                return
+        self.calls += 1
         row = (self.calls, file, call.line, call.part, call.level, call.session, call.trace, call.time, call.is_alone)
         self._db.execute(
             "INSERT INTO calls (n, file, line, part, level, session, trace, time, alone, begin, whole)"

@@ -91,6 +91,7 @@ def _read(row: dict[str, Any], line: int | None, part: str | None, collector: Co
             part=part,
             session=first_named(row, "session_id", "trace_id"),
             ident=first_named(row, "request_id", "id", "litellm_call_id"),
+            record=first_named(row, "request_id", "id", "litellm_call_id"),
             time=unix_time(row.get("startTime", row.get("start_time"))),
             model=first_named(row, "model", "model_group"),
             tools=tools,

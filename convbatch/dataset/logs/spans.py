@@ -175,6 +175,9 @@ def _level(span: Span) -> int | None:
 
 def _read(span: Span, records: tuple[SpanEvent, ...], line: int | None, part: str | None, collector: Collector) -> None:
     level = _level(span)
+    if level is not None and (issue := _cut_off((span.attributes, *(event.attributes for event in span.events)))):
+        collector.problem(issue, line, part)
+        return
     messages, reply, tools, settings = _content(span, records)
     if level is None or not any(is_said(message) for message in messages):
         if level == CALL:
@@ -210,6 +213,7 @@ def _read(span: Span, records: tuple[SpanEvent, ...], line: int | None, part: st
             session=_session(attributes),
             trace=span.trace,
             ident=span.trace or span.ident,
+            record=None if span.ident is None else f"{span.trace} {span.ident}",
             time=span.time,
             model=model,
             tools=tools,
@@ -228,6 +232,23 @@ def _read(span: Span, records: tuple[SpanEvent, ...], line: int | None, part: st
             ),
         )
     )
+
+
+_AS_JSON = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions")
+
+
+def _cut_off(attributes: Iterable[Mapping[str, Any]]) -> Issue | None:
+    """Return what is wrong with messages that cannot be read, such as those that a limit of the SDK has cut off."""
+    for held in attributes:
+        for name in _AS_JSON:
+            value = held.get(name)
+            if isinstance(value, str) and value.lstrip().startswith(("[", "{")) and isinstance(read_json(value), str):
+                hint = (
+                    "was it cut off? raise OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT in the traced program, "
+                    "and leave this span out here"
+                )
+                return Issue(what=f"{name} is not JSON that can be read", found=f"…{value[-60:]}", hint=hint)
+    return None
 
 
 def _service(span: Span) -> str | None:
