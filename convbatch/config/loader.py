@@ -543,10 +543,8 @@ class _Reader:
         for path, value in _leaves(document, ()):
             dated = isinstance(value, datetime.date | datetime.time) and path[0] != "prices"
             if dated or (isinstance(value, float) and not _finite(value)):
-                self._add(
-                    path,
-                    InvalidValue(f"{_dotted(path[-1:])} has a value that JSON cannot represent", "write it as a text"),
-                )
+                hint = "write it as a text" if dated else "write a finite number, or leave the key out"
+                self._add(path, InvalidValue(f"{_dotted(path[-1:])} has a value that JSON cannot represent", hint))
             holder = secret_holder(path, value)
             if holder is None:
                 continue

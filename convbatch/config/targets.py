@@ -63,6 +63,7 @@ def resolve_targets(
         for wording in (wordings if one.variant is None else (one.variant,))
     ]
     _refuse_duplicates(asked)
+    _refuse_unused_variants(variants, asked)
     return tuple(
         replace(config.target(one.model, one.gateway, overrides), variant=config.variants.get(one.variant or ""))
         for one in asked
@@ -295,6 +296,16 @@ def _refuse_unused(gateways: Sequence[str], used: Sequence[str], models: Sequenc
                 f"-g {gateway} is unused: every -m names its own gateway",
                 found=" ".join(f"-m {model}" for model in models),
                 hint=f"drop -g {gateway}, or give a model without @: -m MODEL -g {gateway}",
+            )
+
+
+def _refuse_unused_variants(variants: Sequence[str], asked: Sequence[_Named]) -> None:
+    for name in variants:
+        if name != NO_VARIANT and all(one.variant != name for one in asked):
+            raise SetupError(
+                f"--variant {name} is unused: every model names its own variant",
+                found=", ".join(map(str, asked)),
+                hint=f"drop --variant {name}, or name a model without #: MODEL@GATEWAY",
             )
 
 

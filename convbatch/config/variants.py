@@ -56,9 +56,12 @@ def _prompt(file: Path, *, given: str, folder: Path) -> str | InvalidValue:
     if file.exists() and not file.is_file():
         return InvalidValue("system_file is not a file", "name a text file", found=given)
     try:
-        return file.read_bytes().decode("utf-8-sig").rstrip()
+        text = file.read_bytes().decode("utf-8-sig").rstrip()
     except OSError as error:
         what = f"system_file cannot be read: {error.strerror or error}"
         return InvalidValue(what, f"the path is relative to {folder}/", found=given)
     except UnicodeDecodeError:
         return InvalidValue("system_file is not UTF-8 text", f"iconv -t UTF-8 {given} > NEW.md", found=given)
+    if not text:
+        return InvalidValue("system_file is blank", 'to remove the system text, write system = ""', found=given)
+    return text

@@ -44,8 +44,8 @@ from convbatch.journal.manifest import (
     PlannedRows,
     SimulatorSetup,
 )
-from convbatch.journal.run_folder import RunFolder, default_name, find_run, list_runs, shell_quote
-from convbatch.journal.run_names import check_run_name, names_of
+from convbatch.journal.run_folder import RunFolder, default_name, find_run, shell_quote
+from convbatch.journal.run_names import check_run_name
 from convbatch.results.quality_gate import parse_pass_rate
 from convbatch.session.batch_checks import batch_issues, batch_mode, refuse_batch_options
 from convbatch.session.cluster_options import cluster_spec, refuse_for_workers
@@ -54,6 +54,7 @@ from convbatch.session.judge import judge_target, judge_to_manifest, wants_judge
 from convbatch.session.media_checks import refuse_media, require_media
 from convbatch.session.needed_settings import refuse_needed_unset
 from convbatch.session.options import ResumeOptions, RunOptions, given_options, refuse_numbers
+from convbatch.session.plan_notes import note_equal_variants, note_names
 from convbatch.session.preflight import check_reachable
 from convbatch.session.reopen import parse_kinds
 from convbatch.session.run_caps import given_caps, with_caps
@@ -88,7 +89,9 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
     if not checked.is_refused:  # else the run is refused, once the dataset is checked as well
         check_reachable(checked.all_targets, checked.rules.concurrency, checked.credentials)
     if notes and options.name is not None:
-        _note_names(options.name, options.folder)
+        note_names(options.name, options.folder, RESULTS)
+    if notes:
+        note_equal_variants(checked.targets)
     with _dataset(options, checked, notes=notes) as (copy, manifest, cap):
         folder = _new_folder(options, datetime.fromisoformat(manifest.created_at))
         with folder.creating():
@@ -116,19 +119,6 @@ def prepare_run(options: RunOptions, *, handle_signals: bool = True, notes: bool
         log=log,
         options=options,
     )
-
-
-def _note_names(name: str, folder: Path | None) -> None:
-    """Note that a name will not find the new run, because another one has it already or nobody looks for it there."""
-    if folder is not None and folder.absolute().parent.resolve() != RESULTS.absolute().resolve():
-        log_note(
-            f"note: names are looked up in {RESULTS}/: where a RUN is given, name the folder {shell_quote(folder)}"
-        )
-        return
-    others = [folder for folder in list_runs(RESULTS) if name in names_of(folder)]
-    if others:
-        newest = shell_quote(others[-1].path)
-        log_note(f"note: {newest} has the name {name!r} too: where a RUN is given, name the folder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

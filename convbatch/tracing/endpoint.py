@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import orjson
 
@@ -28,6 +28,14 @@ _LOOPBACK = ("127.", "localhost", "::1")
 
 class Rejected(Exception):
     """The endpoint took no more spans."""
+
+
+def _has_a_port(address: SplitResult) -> bool:
+    """Whether the port is none, or one that exists."""
+    try:
+        return address.port is None or address.port > 0
+    except ValueError:
+        return False
 
 
 class Endpoint(NamedTuple):
@@ -49,7 +57,7 @@ class Endpoint(NamedTuple):
             SetupError: It is no URL, or would carry headers in plain text to another machine.
         """
         address = urlsplit(url)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        if address.scheme not in ("http", "https") or not address.hostname or not _has_a_port(address):
             hint = "write --endpoint http://127.0.0.1:4318"
             raise SetupError("--endpoint is not an http URL", found=repr(url.rpartition("@")[2]), hint=hint)
         if address.username is not None or address.password is not None:

@@ -123,6 +123,9 @@ def test_raw_and_dry_run_show_what_is_asked(server: Server, convbatch: Command, 
         ("[variants.x]\nsystem = 'a'\nsystem_file = 'prompts/terse.md'", [], "system and system_file are both set"),
         ("[variants.x]\nsystem_file = 'prompts/no.md'", [], "system_file cannot be read: No such file or directory"),
         ("[variants.x]\nsystem_file = 'prompts'", [], "system_file is not a file"),
+        ("[variants.x]\nsystem_file = 'prompts/blank.md'", [], 'to remove the system text, write system = ""'),
+        ("", ["-m", "sim-good@at-gemini#terse", "--variant", "polite"], "--variant polite is unused"),
+        ("[variants.x]\nsettings = { temperature = nan }", [], "write a finite number, or leave the key out"),
         ("[variants.x]\nsystm = 'a'", [], "did you mean 'system'?"),
         ("[variants.x]\nprefix = 3", [], "prefix must be a text"),
         ("[variants.x]\ntemperature = 0", [], "it belongs to [variants.x.settings]"),
@@ -134,7 +137,9 @@ def test_a_wrong_variant_is_refused(
 ):
     text = config_for(server.url) + TABLES + table
     (tmp_path / "c.toml").write_text(text)
-    done = convbatch("run", "d.jsonl", "-c", "c.toml", "-m", "sim-good@at-gemini", *arguments, "-o", "run")
+    (tmp_path / "prompts" / "blank.md").write_text("\n \n")
+    models = [] if "-m" in arguments else ["-m", "sim-good@at-gemini"]
+    done = convbatch("run", "d.jsonl", "-c", "c.toml", *models, *arguments, "-o", "run")
     assert done.code == 2
     assert message in done.err
     if table:
@@ -142,6 +147,15 @@ def test_a_wrong_variant_is_refused(
         assert any(f"c.toml:{line}:" in done.err for line in lines), done.err
     assert not (tmp_path / "run").exists()
     assert not server.provider.ledger.entries
+
+
+def test_two_variants_of_one_wording_are_told_apart_by_a_note(server: Server, convbatch: Command, tmp_path: Path):
+    same = "[variants.copy]\nsystem_file = 'prompts/terse.md'\n"
+    (tmp_path / "c.toml").write_text(config_for(server.url) + TABLES + same)
+    start = ("run", "d.jsonl", "-c", "c.toml", "-m", "sim-good@at-gemini", "--variant", "terse", "--no-progress")
+    told = "note: the variants terse and copy are the same wording, and each of them is paid"
+    assert told in convbatch(*start, "--variant", "copy", "-o", "one").err
+    assert "the same wording" not in convbatch(*start, "--variant", "polite", "-o", "two").err
 
 
 TEXTS = st.text(max_size=5)

@@ -201,6 +201,8 @@ def test_what_an_endpoint_says_decides(run: cb.Run, convbatch: Command, answer: 
         ([], {}, "nowhere to export to"),
         (["-o", "a.jsonl", "--endpoint", "http://127.0.0.1:1"], {}, "two ways to export"),
         (["--endpoint", "collector:4318"], {}, "--endpoint is not an http URL"),
+        (["--endpoint", "http://127.0.0.1:99999"], {}, "--endpoint is not an http URL"),
+        (["--endpoint", "http://127.0.0.1:x"], {}, "--endpoint is not an http URL"),
         (["--endpoint", "http://me:hidden@127.0.0.1:1"], {}, "contains a user or a password"),
         (["--endpoint", "http://192.0.2.1"], {"OTEL_EXPORTER_OTLP_HEADERS": "a=b"}, "in plain text to another machine"),
         (["--endpoint", "http://127.0.0.1:1"], {"OTEL_EXPORTER_OTLP_HEADERS": "a"}, "is not a list of headers"),
