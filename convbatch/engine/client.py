@@ -285,7 +285,12 @@ class Client:
         return self._attempt_with_answer(response, sent)
 
     async def attempt(
-        self, ask: Ask, on_text: Callable[[str], None] | None = None, intent: Intent | None = None
+        self,
+        ask: Ask,
+        on_text: Callable[[str], None] | None = None,
+        intent: Intent | None = None,
+        *,
+        is_resent: bool = False,
     ) -> Attempt:
         """Send one request once.
 
@@ -293,6 +298,7 @@ class Client:
             ask: The question.
             on_text: Gets the text of a streamed reply as it arrives, unredacted; must not block.
             intent: Is written before anything is sent.
+            is_resent: Whether an earlier answer to it was lost; it gets a new connection then.
 
         Returns:
             The attempt, with a `Reply` or a `Failure`; waits for the limiter and before a retry are not included.
@@ -309,8 +315,8 @@ class Client:
             watch = StreamWatch(self._protocol, self._clock, silence_s=self._silence_s, on_text=on_text)
         sent = _Sent(self._clock.wall(), self._clock.monotonic(), watch)
         try:
-            if watch is not None:
-                outgoing = outgoing._replace(watch=watch)
+            if watch is not None or is_resent:
+                outgoing = outgoing._replace(watch=watch, on_new_connection=is_resent)
             if self._with_intents is not None:
                 response = await self._with_intents.send_with(outgoing, intent)
             else:

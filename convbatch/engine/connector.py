@@ -22,6 +22,8 @@ connected: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar(
     "convbatch_sending_connected", default=None
 )
 """Gets the connection of the request that is sent by a `ClientSession`, when there is one."""
+only_new: contextvars.ContextVar[bool] = contextvars.ContextVar("convbatch_sending_only_new", default=False)
+"""Whether the request that is sent takes no connection that was used before."""
 
 
 class KeepingHandler(ResponseHandler):
@@ -68,7 +70,7 @@ class NotingConnector(aiohttp.TCPConnector):
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         """Return a connection that is new, or whose last response was the last that came on it."""
         connection = await super().connect(*args, **kwargs)
-        while (protocol := connection.protocol) in self._used and not self.is_clean(protocol):
+        while (protocol := connection.protocol) in self._used and (only_new.get() or not self.is_clean(protocol)):
             connection.close()
             connection = await super().connect(*args, **kwargs)
         self._used.add(protocol)

@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
-from convbatch.engine.connector import NotingConnector
+from convbatch.engine.connector import NotingConnector, only_new
 from convbatch.engine.http_values import (
     CONNECT_TIMEOUT_S,
     MAX_HEADER_BYTES,
@@ -226,12 +226,12 @@ class Exchanges:
             TimeoutError: The time is up.
         """
         exchange.deadline = self._loop.time() + outgoing.timeout_s
-        connection = self._idle_connection(route.idle)
+        connection = None if outgoing.on_new_connection else self._idle_connection(route.idle)
         if connection is None:
             if intent is not None:
                 intent.write()
                 intent = None
-            connection = await self._connect(route, outgoing.timeout_s)
+            connection = await self._connect(route, outgoing)
         protocol = exchange.protocol = connection.protocol
         exchange.connection = connection
         protocol.set_response_params(**_RESPONSE)
@@ -290,7 +290,9 @@ class Exchanges:
             connection.close()
         return None
 
-    async def _connect(self, route: Route, timeout_s: float) -> Any:
+    async def _connect(self, route: Route, outgoing: OutgoingRequest) -> Any:
+        timeout_s = outgoing.timeout_s
+        only_new.set(outgoing.on_new_connection)
         timeout = self._timeouts.get(timeout_s)
         if timeout is None:
             timeout = self._timeouts[timeout_s] = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S)

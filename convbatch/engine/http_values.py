@@ -32,6 +32,8 @@ class OutgoingRequest(NamedTuple):
     """Gets the body of a streamed response piece by piece, and says how long a silence may last."""
     max_body_bytes: int = MAX_BODY_BYTES
     """Limit on the decoded body of the response."""
+    on_new_connection: bool = False
+    """Whether no connection is used again for it: a server may close those that it has answered on, time and again."""
 
 
 class HttpResponse(NamedTuple):

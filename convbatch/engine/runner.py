@@ -422,7 +422,8 @@ class Runner:
                 call = _call(worker, state, number, permit)
                 self._listener.sending(call)
                 intent = Record("intent", head, {**fields, **size, **member})
-                attempt = state.noted(await self._send(sender, ask, intent, self._listener.on_text(call), permit))
+                on_text, is_resent = self._listener.on_text(call), retry_state.ambiguous > 0
+                attempt = state.noted(await self._send(sender, ask, intent, on_text, permit, is_resent=is_resent))
                 bare = sender.client.without_refused_signatures(ask, attempt)
                 prices = worker.prices_as_served(attempt.outcome)
                 if worker.budget_share is not None and reservation is not None:
@@ -494,13 +495,15 @@ class Runner:
         intent: Record,
         on_text: Callable[[str], None] | None,
         permit: Permit,
+        *,
+        is_resent: bool,
     ) -> Attempt:
         # The rate was acquired just before, so the request is sent in this round of the event loop or the next one. An
         # intent that is written earlier would mark a request as possibly paid that was only waiting.
         writing = Intent(self._journal, intent)
         started, begun = self._system.clock.wall(), self._system.clock.monotonic()
         try:
-            attempt = await worker.client.attempt(ask, on_text, writing)
+            attempt = await worker.client.attempt(ask, on_text, writing, is_resent=is_resent)
         except CannotCarry as limit:
             writing.write()
             permit.refund()

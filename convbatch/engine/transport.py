@@ -18,7 +18,7 @@ from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
-from convbatch.engine.connector import NotingConnector, connected, trusting
+from convbatch.engine.connector import NotingConnector, connected, only_new, trusting
 from convbatch.engine.exchange import KEEP_ALIVE_S, Exchange, Exchanges, is_tried
 from convbatch.engine.http_values import (
     CONNECT_TIMEOUT_S,
@@ -128,6 +128,7 @@ class AiohttpTransport:
     async def _send_by_session(self, outgoing: OutgoingRequest) -> HttpResponse:
         connections: list[Any] = []
         connected.set(connections)
+        only_new.set(outgoing.on_new_connection)
         seen: list[ResponseHead] = []
         partial = bytearray()
         try:

@@ -270,3 +270,15 @@ async def test_a_connection_lost_without_an_answer_may_have_been_paid(by_session
 )
 def test_only_releases_of_aiohttp_that_were_tried_are_used_without_a_session(version: str, tried: bool):
     assert is_tried(version) == tried
+
+
+async def test_a_request_whose_answer_was_lost_gets_a_new_connection(by_session: bool):
+    async with Recorder([OK, OK, b"", OK]).serving() as server:
+        transport = AiohttpTransport(by_session=by_session)
+        await asyncio.gather(transport.send(post(server.url)), transport.send(post(server.url)))
+        with pytest.raises(NoResponse, match="without an answer"):
+            await transport.send(post(server.url))
+        again = post(server.url)._replace(on_new_connection=True)
+        assert (await transport.send(again)).status == 200
+        await transport.close()
+    assert [len(requests) for requests in server.connections] == [2, 1, 1]
