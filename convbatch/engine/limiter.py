@@ -261,7 +261,7 @@ class RateLimiter:
 
     @property
     def is_held_up(self) -> bool:
-        """Whether no caller is admitted for a time: more is missing than a place in flight or the next turn in a rate."""
+        """Whether no caller is admitted for a time: a place in flight, or the next turn in a rate, is not enough."""
         if self._closed is not None:
             return True
         obstacle = self._obstacle(0)

@@ -1,7 +1,8 @@
 """Fold a stream event by event, as long as it is one that the provider documents.
 
 It gives up, and `reading.py` looks closer at the whole body, where an event is no JSON or a whole completion, text
-follows `[DONE]`, the protocol raises, or nothing is in the reply. Events may be folded while they arrive, and again from a stored body.
+follows `[DONE]`, the protocol raises, or nothing is in the reply. Events may be folded while they arrive, and again
+from a stored body.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def _refuse_too_many(workers: int) -> None:
     cores = os.cpu_count() or 1
     if workers > max(_ALWAYS_ALLOWED, _PER_CORE * cores):
         raise SetupError(
-            f"--workers {workers}: this machine has {cores} core{'' if cores == 1 else 's'}, and a worker keeps one busy",
+            f"--workers {workers}: this machine has {cores} core{'' if cores == 1 else 's'}, and each worker needs one",
             hint=f"use at most --workers {cores}, or more machines: --on ray",
         )
 
