@@ -223,10 +223,10 @@ class LeasedRunner(Runner):
         return await super()._ask(worker, state, number, key, settings)
 
     async def _admit(
-        self, worker: TargetWorker, size: Mapping[str, int], tokens: TokensAt
+        self, worker: TargetWorker, size: Mapping[str, int], tokens: TokensAt, failed: TargetWorker | None
     ) -> tuple[Reservation | None, Admission] | None:
         current.get().size = size
-        return await super()._admit(worker, size, tokens)
+        return await super()._admit(worker, size, tokens, failed)
 
     def _count(self, worker: TargetWorker, end: TurnEnd, *, before: bool = False) -> None:
         super()._count(worker, end, before=before)
