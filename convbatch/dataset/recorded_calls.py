@@ -194,10 +194,10 @@ def _rows(value: Any) -> list[Any]:
     for row in value if isinstance(value, list) else [value]:
         if (
             isinstance(row, dict)
-            and set(row) == {"functionDeclarations"}
+            and set(row) in ({"functionDeclarations"}, {"function_declarations"})
             and isinstance(next(iter(row.values())), list)
         ):
-            rows += row["functionDeclarations"]
+            rows += next(iter(row.values()))
         elif isinstance(row, dict) and set(row) == {"toolSpec"}:
             rows.append(row["toolSpec"])
         else:
@@ -213,6 +213,11 @@ def _is_function(function: Any) -> bool:
 
 
 _TYPES = ("STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL")
+
+
+def is_google_schema(schema: Any) -> bool:
+    """Whether a schema of parameters is in Google's form."""
+    return isinstance(schema, dict) and schema.get("type") in _TYPES
 
 
 def google_schema(schema: Any) -> Any:

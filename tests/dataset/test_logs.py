@@ -401,24 +401,50 @@ def messages_span(**attributes: str) -> dict[str, Any]:
     return {"name": "chat m", "context": context, "start_time": "2026-11-28T09:00:00Z", "attributes": held}
 
 
-SAID = {
+ATTRIBUTES = {
     "input.messages": '[{"role": "user", "parts": [{"type": "text", "content": "How are you today?"}]}]',
     "output.messages": '[{"role": "assistant", "parts": [{"type": "text", "content": "Fine."}]}]',
 }
 
 
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", ATTRIBUTES)
 def test_messages_that_a_limit_has_cut_off_are_named_and_never_taken_for_absent(name: str, tmp_path: Path) -> None:
-    assert spoken(from_lines(tmp_path, messages_span(**SAID))[0]) == [("How are you today?", "Fine.")]
+    assert spoken(from_lines(tmp_path, messages_span(**ATTRIBUTES))[0]) == [("How are you today?", "Fine.")]
     (tmp_path / "out.jsonl").unlink()
     with pytest.raises(InputError, match=rf"log.jsonl:1: gen_ai.{name} is not JSON that can be read") as caught:
-        from_lines(tmp_path, messages_span(**{**SAID, name: SAID[name][:40]}))
+        from_lines(tmp_path, messages_span(**{**ATTRIBUTES, name: ATTRIBUTES[name][:40]}))
     assert "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT" in str(caught.value)
+
+
+def test_results_without_an_id_and_declarations_of_googles_sdk_are_read(tmp_path: Path) -> None:
+    """As opentelemetry-instrumentation-google-generativeai 0.62 writes them."""
+    schema = {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}}
+    asked = [
+        {"role": "user", "parts": [{"type": "text", "content": "Lima or Oslo?"}]},
+        {"role": "assistant", "parts": [
+            {"type": "tool_call", "id": f"c{n}", "name": "weather", "arguments": {"city": city}}
+            for n, city in enumerate(("Lima", "Oslo"))
+        ]},
+        {"role": "user", "parts": [{"type": "tool_call_response", "id": "", "response": '{"temp": 21}'}]},
+        {"role": "user", "parts": [{"type": "tool_call_response", "id": "", "response": '{"temp": 3}'}]},
+    ]  # fmt: skip
+    row = messages_span(**{
+        "input.messages": json.dumps(asked),
+        "output.messages": ATTRIBUTES["output.messages"],
+        "tool.definitions": json.dumps([{"function_declarations": [{"name": "weather", "parameters": schema}]}]),
+    })  # fmt: skip
+    [dialogue] = from_lines(tmp_path, row)
+    assert [(call["arguments"]["city"], call["result"]) for [*calls] in calls_of(dialogue) for call in calls] == [
+        ("Lima", '{"temp": 21}'),
+        ("Oslo", '{"temp": 3}'),
+    ]
+    [tool] = dialogue.to_plain()["tools"]
+    assert tool["parameters"] == {"type": "object", "properties": {"city": {"type": "string"}}}
 
 
 def test_a_record_that_is_there_twice_is_one_request(tmp_path: Path) -> None:
     notes: list[str] = []
-    row = messages_span(**SAID)
+    row = messages_span(**ATTRIBUTES)
     other = {**row, "context": {**row["context"], "span_id": "0x9"}}
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [row, row, other])))
     (tmp_path / "b.jsonl").write_text(json.dumps(row))

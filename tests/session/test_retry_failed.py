@@ -257,7 +257,8 @@ def test_real_kills_in_the_middle_lose_no_reply_and_pay_nothing_unsaid(
     text = f"[run]\nmodels = [{models}]\n[run.settings]\nmax_output_tokens = 40\n{prices}"
     (tmp_path / "convbatch.toml").write_text(config_for(simulator(provider).url, wires=WIRES, models=text))
     assert command("run", "d.jsonl", "-o", "out").code == 0
-    begun, before = len(provider.ledger.entries), cb.load(tmp_path / "out").turns
+    begun = len(provider.ledger.entries)
+    before: Any = cb.load(tmp_path / "out").turns
     failed = before["status"].isin(["blocked", "empty"])
     assert failed.sum() > 10
     provider.faults = FaultScript()
@@ -278,7 +279,7 @@ def test_real_kills_in_the_middle_lose_no_reply_and_pay_nothing_unsaid(
     assert kills > 2
     assert command("resume", "out").code == 0
     assert command("resume", "out", *options).code == 0
-    run = cb.load(tmp_path / "out")
+    run: Any = cb.load(tmp_path / "out")
     assert statuses(run.turns) == {"ok": 180}
     kept = before[before["status"] == "ok"]
     after = run.turns.loc[kept.index]

@@ -148,7 +148,22 @@ def read_messages(values: Any) -> list[Message] | None:
         if read is None:
             return None
         found += read
-    return found
+    return _answered(found)
+
+
+def _answered(messages: list[Message]) -> list[Message]:
+    """Give results without id and name, as some instrumentations of Google's SDK write them, those of the calls."""
+    waiting: list[Any] = []
+    for message in messages:
+        if message.get("tool_calls"):
+            waiting = list(message["tool_calls"])
+        elif message.get("role") != "tool":
+            waiting = []
+        elif waiting:
+            call = as_dict(waiting.pop(0))
+            if not message.get("tool_call_id") and not message.get("name") and call:
+                message |= {"tool_call_id": call.get("id"), "name": as_dict(call.get("function")).get("name")}
+    return messages
 
 
 def _read_message(value: Any) -> list[Message] | None:

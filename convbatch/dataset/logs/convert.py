@@ -20,7 +20,7 @@ from convbatch.dataset.logs.joining import CallStore, Joined
 from convbatch.dataset.logs.registry import LOG_FORMS, LogForm, detect
 from convbatch.dataset.media_files import media_issues
 from convbatch.dataset.reader import Problems, count_of
-from convbatch.dataset.recorded_calls import read_calls, read_declarations
+from convbatch.dataset.recorded_calls import google_schema, is_google_schema, read_calls, read_declarations
 from convbatch.dataset.selection import new_dataset
 from convbatch.dataset.strike_out import StrikeOut
 from convbatch.dialogue import Dialogue
@@ -312,6 +312,8 @@ def _imported(joined: Joined, left_out: dict[str, None]) -> Imported:
             joined.meta["tools"] = tools  # of the provider's own: nothing here can answer them
         else:
             body["tools"] = tools
+            if any(is_google_schema(tool.get("parameters")) for tool in read.tools):  # of Google's SDK
+                body["tools"] = [{**tool, "parameters": google_schema(tool.get("parameters"))} for tool in read.tools]
             declared = {tool["name"] for tool in read.tools}
     if called := [name for name in _called(joined.messages) if name not in declared]:
         # All that is known of them; a call is replayed only of a declared tool.
