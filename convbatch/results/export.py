@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -146,6 +147,8 @@ def check_files(paths: Iterable[Path], parts: Collection[Part], *, run_folder: P
             raise SetupError(f"cannot write {path}: there is no folder {path.parent}", hint="make the folder first")
         if path.is_dir():
             raise SetupError(f"cannot write {path}: it is a folder", hint="name another file with -o")
+        if _is_stream(path):
+            continue
         draft = _draft_of(path)
         with _naming(path):
             draft.unlink(missing_ok=True)
@@ -157,10 +160,16 @@ def check_files(paths: Iterable[Path], parts: Collection[Part], *, run_folder: P
 def replacing(path: Path) -> Generator[IO[bytes]]:
     """Open a file that gets its name only when it is complete; a failure leaves nothing behind.
 
+    A device or a pipe, such as /dev/stdout, is written as it is: a file in its place would break it for every program.
+
     Raises:
         SetupError: The file cannot be written.
     """
     _refuse_part_of_run(path)
+    if _is_stream(path):
+        with _naming(path), path.open("wb") as stream:
+            yield stream
+        return
     draft = _draft_of(path)
     try:
         with _naming(path):
@@ -179,6 +188,18 @@ def _refuse_part_of_run(path: Path, new_run: Path | None = None) -> None:
     """Refuse a file that a run needs: its replies are paid for, and no report may replace them."""
     if is_part_of_run(path, new_run):
         raise SetupError(f"cannot write {path}: it is part of the run in this folder", hint="name another file with -o")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether there is a device, a pipe or a socket. Links are followed in /dev only, where /dev/stdout is one."""
+    is_device = path.absolute().parent in (Path("/dev"), Path("/dev/fd"))
+    if path.is_symlink() and not is_device:
+        return False
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or (is_device and path.is_symlink())
 
 
 def _draft_of(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +14,7 @@ from convbatch.comparison.compare import Comparison
 from convbatch.comparison.render import COMPARISON_PARTS, comparison_content
 from convbatch.errors import SetupError
 from convbatch.reporting.render import REPORT_PARTS, report_content
-from convbatch.results.export import FORMATS, TABLE_PARTS, Part, check_suffix, write_content
+from convbatch.results.export import FORMATS, TABLE_PARTS, Part, check_files, check_suffix, write_content
 from tests.conftest import Command
 from tests.support.made_runs import MadeRun, dialogue
 
@@ -85,3 +87,21 @@ def test_no_output_replaces_a_part_of_a_run(tmp_path: Path, convbatch: Command) 
         assert refused.code == 2
         assert "is part of the run" in refused.err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_pipe_is_written_and_never_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe.json", tmp_path / "link.json"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    check_files([pipe], ("value",))
+    write_content({"value": lambda: {"a": 1}}, pipe)
+    reader.join(10)
+    assert b'"a": 1' in read[0]
+    assert pipe.is_fifo()
+    write_content({"value": lambda: {"a": 2}}, link)
+    assert link.is_file()
+    assert not link.is_symlink(), "a link outside of /dev is not followed"
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
