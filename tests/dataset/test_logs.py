@@ -120,7 +120,15 @@ def test_a_config_of_promptfoo_becomes_a_dialogue_for_each_conversation(tmp_path
 
 
 def test_a_table_of_results_of_promptfoo_has_the_question_of_its_only_variable(tmp_path: Path) -> None:
-    assert [one.turns[0].user_text for one in converted(tmp_path, "promptfoo_results.csv")] == [
+    notes: list[str] = []
+    plain = tmp_path / "plain.csv"
+    plain.write_text("q,[m] {{ q }},Status\nHi,Hello,PASS\n")
+    assert spoken(converted(tmp_path, str(plain), name="promptfoo", on_note=notes.append)[0]) == [("Hi", "Hello")]
+    assert notes == []
+    (tmp_path / "out.jsonl").unlink()
+    dialogues = converted(tmp_path, "promptfoo_results.csv", on_note=notes.append)
+    assert any("what prompts say around the variable" in note and note.endswith("(3)") for note in notes), notes
+    assert [one.turns[0].user_text for one in dialogues] == [
         MAIL,
         "And tomorrow?",
         "今天是几号",

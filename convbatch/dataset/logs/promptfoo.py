@@ -167,6 +167,12 @@ def _output(output: Any) -> Message | None:
     return None if output is None else {"role": "assistant", "content": str(output)}
 
 
+_AROUND = (
+    "what prompts say around the variable, of which a table of results has only the value; "
+    "promptfoo export eval EVAL -o results.json has all"
+)
+
+
 def _result_row(row: dict[str, str], line: int | None, collector: Collector) -> None:
     names = [key for key in row if _RESULT_COLUMN.fullmatch(key)]
     inputs = [
@@ -181,6 +187,8 @@ def _result_row(row: dict[str, str], line: int | None, collector: Collector) -> 
         return
     for name in names:
         match = _RESULT_COLUMN.fullmatch(name)
+        if not re.search(rf"\] *\{{\{{\s*{re.escape(inputs[0])}\s*\}}\}}\s*$", name):
+            collector.other(_AROUND)
         collector.call(
             LogCall(
                 messages=[{"role": "user", "content": row[inputs[0]]}],
