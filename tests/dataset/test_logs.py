@@ -122,8 +122,10 @@ def test_a_config_of_promptfoo_becomes_a_dialogue_for_each_conversation(tmp_path
 def test_a_table_of_results_of_promptfoo_has_the_question_of_its_only_variable(tmp_path: Path) -> None:
     notes: list[str] = []
     plain = tmp_path / "plain.csv"
-    plain.write_text("q,[m] {{ q }},Status\nHi,Hello,PASS\n")
-    assert spoken(converted(tmp_path, str(plain), name="promptfoo", on_note=notes.append)[0]) == [("Hi", "Hello")]
+    plain.write_text("q,[m] {{ q }},Status,Score,[n] {{q}},Status,Score\nHi,Hello,PASS,1,,ERROR,0\n")
+    two = converted(tmp_path, str(plain), name="promptfoo", on_note=notes.append)
+    assert [spoken(one) for one in two] == [[("Hi", "Hello")], [("Hi", None)]]
+    assert [one.tags[1:] for one in two] == [("model:m", "result:pass"), ("model:n", "result:fail", "status:error")]
     assert notes == []
     (tmp_path / "out.jsonl").unlink()
     dialogues = converted(tmp_path, "promptfoo_results.csv", on_note=notes.append)

@@ -197,6 +197,17 @@ def _result_row(row: dict[str, str], line: int | None, collector: Collector) -> 
                 is_alone=True,
                 model=None if match is None else match[1],
                 ident=row.get("Description") or None,
-                tags=tuple(f"result:{row['Status'].lower()}" for _ in range(1) if row.get("Status")),
+                tags=_status_beside(row, name),
             )
         )
+
+
+def _status_beside(row: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Return the tag of a reply's own status: each column of replies is followed by its columns of figures."""
+    keys = list(row)
+    after = "".join(keys[keys.index(name) + 1 :][:1])
+    is_figure = after == "Status" or after.startswith("(column")  # the name of a second one is taken
+    status = row[after].lower() if is_figure else ""
+    if status == "error":
+        return "result:fail", "status:error"  # as in the JSON results
+    return (f"result:{status}",) if status in ("pass", "fail") else ()
