@@ -70,6 +70,7 @@ def _options(plan: PlanRequest, judged: JudgedWith) -> RunOptions:
         config=judged.config,
         env_file=plan.env_file,
         repeats=plan.repeats or REPEATS,
+        history="live",  # whatever `[run] history` is: probes are judged by what a model makes of its own words
         in_rounds=True,
         max_cost=plan.budget,
         concurrency=plan.concurrency,

@@ -304,6 +304,11 @@ def _sides(inputs: Sequence[ComparisonInputs]) -> Sequence[SideDialogues]:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
+_HOW_TO_CHECK = (
+    "add checks to the dataset, then: convbatch check RUN --dataset FILE; the judge's: --judge MODEL@GATEWAY"
+)
+
+
 def _metric(rules: RankRules, paired: Mapping[tuple[int, int], _Paired], entries: Sequence[Entry]) -> str:
     for at, (_, counts) in paired.items():
         if not counts.whole and not counts.pending:
@@ -319,7 +324,7 @@ def _metric(rules: RankRules, paired: Mapping[tuple[int, int], _Paired], entries
         raise SetupError(f"{names}: no dialogue is finished at both", hint="`convbatch resume` finishes a run")
     raise SetupError(
         f"{wanted[0]} cannot be ranked: {names}: {measured.why_not(wanted[0])}",
-        hint=f"--metric with one of {', '.join(usable)}" if usable else "`convbatch check` judges replies again",
+        hint=f"--metric with one of {', '.join(usable)}" if usable else _HOW_TO_CHECK,
     )
 
 

@@ -115,6 +115,15 @@ def test_one_target_a_repeated_one_and_other_metrics_are_refused(tmp_path: Path)
         package.rank(run, fail_if_beaten="x")
 
 
+def test_runs_without_a_check_are_told_how_to_get_a_verdict(tmp_path: Path) -> None:
+    script = [Dialogue.from_plain({"id": "d", "turns": [{"user": "u"}]})]
+    made = MadeRun(tmp_path / "r", script, targets=NAMES[:2], history="script")
+    for name in NAMES[:2]:
+        made.replied(made.ident(0, 1, name))
+    with pytest.raises(SetupError, match="convbatch check RUN --dataset FILE"):
+        package.rank(load(made.write().path))
+
+
 def test_one_is_no_plural(tmp_path: Path) -> None:
     run = run_of(tmp_path / "r", {NAMES[0]: 0, NAMES[1]: 1}, count=1)
     assert next(facts(package.rank(run))).startswith("1 dialogue with ")

@@ -87,6 +87,17 @@ def test_the_cost_stays_within_the_budget_also_across_resume(
     assert convbatch("audit", "run").code in (1, 3)
 
 
+def test_probes_are_asked_with_live_history_whatever_runs_of_the_config_do(
+    convbatch: Command, providers: list[Provider], tmp_path: Path
+) -> None:
+    with (tmp_path / "convbatch.toml").open("a") as config:
+        config.write('\n[run]\nhistory = "last"\n')
+    code, _, _ = plan(convbatch, "--budget", "0.02USD", "-o", "run")
+    assert code == 4
+    assert json.loads((tmp_path / "run" / "run.json").read_bytes())["history"] == "live"
+    assert providers[0].ledger.entries
+
+
 def test_models_that_take_no_temperature_are_asked_without_one(convbatch: Command, providers: list[Provider]) -> None:
     code, value, notes = plan(convbatch, "--repeats", "2", model="claude-opus-4-8")
     assert code == 1
