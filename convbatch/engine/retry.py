@@ -260,6 +260,8 @@ def signal(attempt: Attempt, step: Step | None) -> Signal:
             return "transport_failure"
         case "ambiguous" | "refused" if (attempt.http_status or 0) >= 500 or failure.kind in _SERVER_KINDS:
             return "server_error"
+        case "ambiguous" if 200 <= (attempt.http_status or 0) < 300:
+            return "server_error"  # nothing in it is a reply; each one may be paid, so many must not follow
         case _:
             return "unclear"
 

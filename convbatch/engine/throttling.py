@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
 """Result of an admitted request. `replied`: a complete reply. `answered`: the request itself was refused (400 ...), so
-the gateway works. `throttled`: a 429 that is not a used-up quota. `server_error`: 5xx. `transport_failure`: no HTTP
-answer. `doubtful`: key, model or channel refused though they worked before, or one dialogue after the other in the same
-way. `unclear`: no evidence either way."""
+the gateway works. `throttled`: a 429 that is not a used-up quota. `server_error`: 5xx, or a success in which there is no
+reply. `transport_failure`: no HTTP answer. `doubtful`: key, model or channel refused though they worked before, or one
+dialogue after the other in the same way. `unclear`: no evidence either way."""
 
 Dimension = Literal["requests", "tokens", "concurrency"]
 """What a gateway counts when it refuses a request."""
@@ -209,7 +209,7 @@ class Breaker:
         elif self._transport >= _TRANSPORT_FAILURES:
             why = f"{self._transport} requests in a row without an HTTP answer"
         elif self._server >= _SERVER_ERRORS:
-            why = f"{self._server} server errors without a success"
+            why = f"{self._server} server errors or unreadable answers without a reply"
         else:
             return None
         self._gap_s = _FIRST_PROBE_S

@@ -287,7 +287,7 @@ def test_a_hint_of_a_5xx_sets_the_wait(hint: float | None, wait_s: float):
         (failed("connection", sent=False), "transport_failure"),
         (failed("timeout", own_timeout=True), "transport_failure"),
         (failed("invalid_request", sent=False), "unclear"),
-        (failed("bad_response", 200), "unclear"),
+        (failed("bad_response", 200), "server_error"),
         (failed("timeout", 408), "unclear"),
         (failed("invalid_request", 400), "answered"),
         (failed("content_filter", 400), "answered"),

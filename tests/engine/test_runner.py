@@ -566,6 +566,16 @@ def test_a_dead_gateway_gets_fewer_and_fewer_requests_and_is_suspended_after_15_
     assert sum(row[1] == "sim-good@south" and state == "ok" for row, state in states.items()) == 180
 
 
+def test_a_target_whose_answers_cannot_be_read_is_not_asked_all_dialogues(tmp_path: Path):
+    provider = provider_with([{"action": "broken", "kind": "cut-json"}])  # each of them may be paid
+    run = virtual_run(tmp_path, Host(provider), rules=RunRules(concurrency=8), count=300, turns=1)
+    result = run.run_session()
+    assert result is not None
+    assert "no reply in" in result.suspended["sim-good@north"]
+    assert len(run.sent) <= 20 + 8 + 10
+    obeys(run, finished=False)
+
+
 @pytest.mark.parametrize("trouble", ["dead", "slow", "refusing"])
 def test_a_healthy_target_runs_beside_a_broken_one_as_fast_as_alone(tmp_path: Path, trouble: str):
     broken = {
