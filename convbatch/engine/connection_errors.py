@@ -86,12 +86,13 @@ _WAYS_OUT = (
     ("host not found", "check base_url and the network"),
     ("unreachable", "check the network, and whether a proxy is needed"),
     ("no route", "check the network, and whether a proxy is needed"),
+    ("not asked for and is not supported", "turn that compression off at the server, or at the proxy before it"),
     ("timed out", "check the network, and whether a proxy is needed"),
 )
 
 
 def way_out(error: str) -> str:
-    """Return what to do about an error that this file worded, as the end of a sentence; empty for another one."""
+    """Return what to do about an error that this file or `content_encoding.py` worded, as the end of a sentence; empty for another one."""
     return next((f": {remedy}" for words, remedy in _WAYS_OUT if words in error), "")
 
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
 """Result of an admitted request. `replied`: a complete reply. `answered`: the request itself was refused (400 ...), so
-the gateway works. `throttled`: a 429 that is not a used-up quota. `server_error`: 5xx, or a success in which there is no
-reply. `transport_failure`: no HTTP answer. `doubtful`: key, model or channel refused though they worked before, or one
+the gateway works. `throttled`: a 429 that is not a used-up quota. `server_error`: 5xx, or a success without a reply in
+it. `transport_failure`: no HTTP answer. `doubtful`: key, model or channel refused though they worked before, or one
 dialogue after the other in the same way. `unclear`: no evidence either way."""
 
 Dimension = Literal["requests", "tokens", "concurrency"]

@@ -20,8 +20,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from convbatch.engine.connection_errors import way_out
 from convbatch.engine.http_values import NoResponse, OutgoingRequest
 from convbatch.engine.transport import AiohttpTransport
+from convbatch.protocols.content_encoding import CannotUnpack, unpack
 from tests.support.virtual_run import NOT_CONNECTED, Unreachable
 
 BODY = b'{"contents":[]}'
@@ -195,3 +197,9 @@ async def test_a_self_signed_certificate_is_trusted_as_ca_file(tmp_path: Path, b
     async with listening(certificate) as (port, received):
         assert await failure_of(f"https://localhost:{port}/", ca_file=certificate, by_session=by_session) is None
         assert BODY in received
+
+
+def test_a_compression_that_was_not_asked_for_is_named_with_what_to_change():
+    with pytest.raises(CannotUnpack, match="compressed with br") as caught:
+        unpack(b"\x8b\x00\x80{}\x03", "br", "application/json", max_bytes=100)
+    assert "compression off at the server" in way_out(str(caught.value))
