@@ -92,7 +92,7 @@ _WAYS_OUT = (
 
 
 def way_out(error: str) -> str:
-    """Return what to do about an error that this file or `content_encoding.py` worded, as the end of a sentence; empty for another one."""
+    """Return what to do about an error worded here or in `content_encoding.py`, as the end of a sentence; else ""."""
     return next((f": {remedy}" for words, remedy in _WAYS_OUT if words in error), "")
 
 
