@@ -156,7 +156,8 @@ def _named(values: dict[str, Any]) -> ConfigInCode | None:
     for field in ("models", "gateways", "variants", "judge"):
         value = values[field]
         is_several = isinstance(value, Iterable) and not isinstance(value, str)
-        values[field] = [name(one) for one in cast("Iterable[Any]", value)] if is_several else name(value)
+        kind = tuple if isinstance(value, tuple) else list  # () is the default, and [] none at all
+        values[field] = kind(map(name, cast("Iterable[Any]", value))) if is_several else name(value)
     document: Mapping[str, Any] | None = None
     if isinstance(values["config"], Mapping):
         document, values["config"] = cast("Mapping[str, Any]", values["config"]), None
@@ -183,8 +184,7 @@ def _value(field: Field[Any], value: Any) -> Any:
     types = get_args(field.type)
     if get_origin(field.type) is tuple:
         items = () if value is None else tuple(_items(value)) if isinstance(value, Iterable | Path) else (value,)
-        if not all(isinstance(item, str | Path) for item in items):
-            raise SetupError(f"{field.name}= must be a text or several", found=repr(value))
+        _refuse_items(field.name, value, items)
         return tuple(map(Path, items)) if Path in types else items
     if hasattr(value, "item"):
         value = value.item()  # a number of numpy
@@ -200,6 +200,14 @@ def _value(field: Field[Any], value: Any) -> Any:
     if str in types and isinstance(value, bool):
         raise SetupError(f"{field.name}= must be a text", found=repr(value))
     return str(value) if str in types else value
+
+
+def _refuse_items(name: str, value: Any, items: Sequence[Any]) -> None:
+    if not all(isinstance(item, str | Path) for item in items):
+        raise SetupError(f"{name}= must be a text or several", found=repr(value))
+    is_default = value is None or isinstance(value, tuple)
+    if not items and not is_default and name != "params":  # as from a filter that found nothing
+        raise SetupError(f"{name}= is empty", hint=f"leave out {name}= for the default")
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -109,6 +109,11 @@ def test_an_unfinished_run_is_returned_with_every_row() -> None:
     assert statuses(run.turns) == {"pending": 6}
 
 
+def test_empty_tuples_are_the_default() -> None:
+    run = cb.run("d.jsonl", models=(), ids=(), tags=(), params={}, out="out")
+    assert statuses(run.turns) == {"ok": 6}
+
+
 def test_reuse_takes_a_path() -> None:
     first = cb.run("d.jsonl", out="first")
     again = cb.run("d.jsonl", out="again", reuse=first.path)
@@ -125,6 +130,9 @@ def test_reuse_takes_a_path() -> None:
         ({"rpm": 0.5}, "rpm= must be a whole number of at least 1"),
         ({"tags": 5}, "tags= must be a text or several"),
         ({"ids": [5]}, "ids= must be a text or several"),
+        ({"ids": []}, "ids= is empty"),
+        ({"models": []}, "models= is empty"),
+        ({"tags": pd.Series([], dtype=str)}, "tags= is empty"),
         ({"max_requests": True}, "max_requests= must be a text"),
         ({"max_requests": "9" * 60}, "max_requests= is too large"),
         ({"history": 5}, "history= must be a text"),

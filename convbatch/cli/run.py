@@ -343,10 +343,13 @@ def _print_closing_table(run: Run, totals: Sequence[TargetSummary]) -> None:
     from convbatch.cli import show
     from convbatch.results.judge_costs import judge_totals
 
-    judges = [str(total) for total in judge_totals(run)]
+    lines = [str(total) for total in judge_totals(run)]
+    reuse = run.manifest.options.reuse
+    if reuse is not None and not any(total.reused for total in totals):
+        lines.append(f"nothing was reused from {Path(reuse).name}: it has no reply to an identical request")
     try:
         show.print_summary(totals)
-        show.print_lines(judges)
+        show.print_lines(lines)
     except OSError as error:
         drop_output()
         if not isinstance(error, BrokenPipeError):

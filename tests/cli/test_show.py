@@ -16,6 +16,7 @@ from convbatch.errors import SetupError
 from convbatch.reply import NO_USAGE, Failure
 from convbatch.results.filters import Filters, Matcher
 from convbatch.results.run import Run, load
+from tests.conftest import Command
 from tests.support.made_runs import DRIFT, GOOD, REAL, SEED_REPLY, MadeRun, dialogue
 from tests.support.terminal import Terminal
 
@@ -331,3 +332,14 @@ def test_a_tab_does_not_wrap_the_text_around_it(tmp_path: Path) -> None:
     lines = printed(file)
     assert [line.split() for line in lines[1:4]] == [["system", "a", "b"], ["1", "user", "if", "x:"], ["return"]]
     assert "          make" in lines
+
+
+def test_a_run_that_reuses_nothing_says_so(convbatch: Command, tmp_path: Path) -> None:
+    for name, text in (("a", "one"), ("b", "two")):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"turns": [{{"user": "{text}"}}]}}\n')
+    said = "nothing was reused from first: it has no reply to an identical request"
+    assert said not in convbatch("run", "a.jsonl", "-o", "first").out
+    assert said in convbatch("run", "b.jsonl", "-o", "second", "--reuse", "first").out
+    again = convbatch("run", "a.jsonl", "-o", "third", "--reuse", "first").out
+    assert "reused" in again
+    assert said not in again
