@@ -76,10 +76,13 @@ def _write_lines(run: Run, file: IO[bytes], *, with_text: bool) -> int:
 
 
 def _post(run: Run, endpoint: Endpoint, *, with_text: bool) -> ExitCode:
+    def waiting(why: str, wait_s: float) -> None:
+        log_note(f"{endpoint.url}: {redact(why)}; asking again in {wait_s:g} s")
+
     sent = rejected = 0
     for request, spans in _requests(run, with_text=with_text):
         try:
-            rejected += endpoint.post(request)
+            rejected += endpoint.post(request, waiting)
         except Rejected as why:
             log_note(f"{endpoint.url} takes no more spans: {redact(str(why))}")
             log_note(f"{count_of(sent, 'span')} sent before; the same command sends all again, with the same ids")

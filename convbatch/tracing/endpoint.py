@@ -76,8 +76,12 @@ class Endpoint(NamedTuple):
         path = path if path.endswith("/v1/traces") else f"{path}/v1/traces"
         return cls(address._replace(path=path).geturl(), named)
 
-    def post(self, request: Mapping[str, Any], *, sleep: Callable[[float], None] = time.sleep) -> int:
+    def post(self, request: Mapping[str, Any], on_wait: Callable[[str, float], None]) -> int:
         """Post one export request.
+
+        Args:
+            request: It.
+            on_wait: Is told before each wait why it is, and how many seconds it takes.
 
         Returns:
             How many of its spans the endpoint rejected.
@@ -106,7 +110,9 @@ class Endpoint(NamedTuple):
                 why, wait_s = str(getattr(error, "reason", error)), None
             if attempt == _ATTEMPTS:
                 raise Rejected(f"{why}, {_ATTEMPTS} times")
-            sleep(min(_LONGEST_WAIT_S, 2.0 ** (attempt - 1) if wait_s is None else wait_s))
+            wait_s = min(_LONGEST_WAIT_S, 2.0 ** (attempt - 1) if wait_s is None else wait_s)
+            on_wait(why, wait_s)
+            time.sleep(wait_s)
         raise AssertionError("unreachable")
 
 

@@ -186,6 +186,7 @@ def test_an_endpoint_gets_all_spans_with_its_headers_and_after_a_refusal_again(r
         ((200, {}, b'{"partialSuccess": {"rejectedSpans": "2"}}'), 3, "of which it rejected 2"),
         ((200, {}, b"\xff not json"), 0, "5 spans sent"),
         ((503, {"Retry-After": "0"}, b"busy"), 3, "HTTP 503: busy, 5 times"),
+        ((503, {"Retry-After": "0"}, b"busy"), 3, "HTTP 503: busy; asking again in 0 s"),
     ],
 )
 def test_what_an_endpoint_says_decides(run: cb.Run, convbatch: Command, answer: Answer, code: int, message: str):
