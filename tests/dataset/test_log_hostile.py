@@ -279,3 +279,24 @@ def test_members_without_end_markers_and_with_a_password(tmp_path: Path) -> None
     content[central + 8] |= 1  # encrypted
     (tmp_path / "log.eval").write_bytes(content)
     assert "an encrypted member" in problems_of(tmp_path / "log.eval", "inspect-log", tmp_path / "out.jsonl")[0]
+
+
+@pytest.mark.parametrize("depth", [200, *range(249, 257), 5_000])
+def test_a_deep_value_in_a_log_is_kept_or_refused(convbatch: Command, tmp_path: Path, depth: int) -> None:
+    """Lines are read to 256 levels, and orjson writes 254, of which some are around the value."""
+    deep = "[" * depth + "]" * depth
+    plain = json.dumps(span(1, "Hi", reply="Hello"))
+    phoenix = {"name": "ChatCompletion", "span_kind": "LLM", "context.trace_id": "t", "context.span_id": "s"}
+    rows = [
+        plain.replace('"attributes": {', f'"attributes": {{"gen_ai.deep": {deep}, '),
+        plain.replace('"attributes": {', f'"attributes": {{"gen_ai.request.model": {deep}, '),
+        json.dumps({**phoenix, "attributes.llm.input_messages": deep, "attributes.llm.model_name": "m"}),
+        json.dumps(span(1, "Hi", reply="Hello", resource=None)).replace('"resource": null', f'"resource": {deep}'),
+    ]
+    for row in rows:
+        (tmp_path / "log.jsonl").write_text(row + "\n")
+        kind = "phoenix" if "span_kind" in row else "otel"
+        done = convbatch("convert", "log.jsonl", "out.jsonl", "--partial", "--from", kind)
+        assert done.code in (0, 2, 3), done.err
+        assert done.code == 0 or "error: log.jsonl" in done.err
+        (tmp_path / "out.jsonl").unlink(missing_ok=True)

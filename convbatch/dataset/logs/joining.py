@@ -18,6 +18,7 @@ import orjson
 from convbatch.dataset.formats.builder import role_of
 from convbatch.dataset.logs.call import CALL, LogCall, Message, known
 from convbatch.dataset.logs.chat import is_said, plain_json, read_json
+from convbatch.dataset.logs.packing import pack
 
 _TRACES_NAMED = 8
 
@@ -90,7 +91,7 @@ class CallStore:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*row, begin, digests[-1]),
         )
-        packed = orjson.dumps(_to_plain(call), default=str, option=orjson.OPT_NON_STR_KEYS)
+        packed = pack(_to_plain(call))
         self._db.execute("INSERT INTO bodies VALUES (?, ?)", (self.calls, packed))
         if not call.is_alone:
             # `rest`: how many messages follow in the request, 0 for the whole of it.
@@ -102,7 +103,7 @@ class CallStore:
 
     def add_trace(self, trace: str, session: str | None, tags: tuple[str, ...], meta: dict[str, Any]) -> None:
         """Keep what holds for the requests of a trace; of several values the first counts."""
-        packed = orjson.dumps([list(tags), known(**meta)], default=str)
+        packed = pack([list(tags), known(**meta)])
         self._db.execute(
             "INSERT INTO traces VALUES (?, ?, ?)"
             " ON CONFLICT (trace) DO UPDATE SET session = COALESCE(session, excluded.session)",

@@ -37,6 +37,7 @@ from convbatch.dataset.logs.chat import (
     system_text,
 )
 from convbatch.dataset.logs.entries import Entry, LogFile
+from convbatch.dataset.logs.packing import pack
 from convbatch.dataset.logs.span import LogRecord, Span, SpanEvent, is_export, numbered, read_spans
 from convbatch.errors import Issue
 
@@ -97,7 +98,7 @@ def _keep(held: sqlite3.Connection, number: int, entry: Entry, collector: Collec
         if isinstance(one, LogRecord):
             if one.event.name.startswith("gen_ai."):
                 event = [one.event.name, one.event.attributes, one.event.body]
-                held.execute("INSERT INTO records VALUES (?, ?, ?)", (one.trace, one.span, _packed(event)))
+                held.execute("INSERT INTO records VALUES (?, ?, ?)", (one.trace, one.span, pack(event)))
             continue
         session = _session(one.attributes)
         if one.trace is not None and session is not None:
@@ -107,11 +108,7 @@ def _keep(held: sqlite3.Connection, number: int, entry: Entry, collector: Collec
                 collector.other("spans that ask no model")
             continue
         place = (number, entry.line, entry.part, one.trace, one.ident)
-        held.execute("INSERT INTO spans VALUES (?, ?, ?, ?, ?, ?)", (*place, _packed(_to_plain(one))))
-
-
-def _packed(value: Any) -> bytes:
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+        held.execute("INSERT INTO spans VALUES (?, ?, ?, ?, ?, ?)", (*place, pack(_to_plain(one))))
 
 
 def _to_plain(span: Span) -> list[Any]:
