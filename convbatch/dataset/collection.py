@@ -187,7 +187,7 @@ class Dataset(Sequence[Dialogue]):
             by_tag: Give every set of tags its share.
             by_length: Give short and long dialogues their share.
         """
-        if not isinstance(size, int) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  # from a notebook
+        if not hasattr(size, "__index__") or size < 1:  # from a notebook, where a number of numpy will do
             raise SetupError(f"a sample of {size} dialogues", hint="a whole number of at least 1")
         kept, _ = draw(self, size=size, seed=seed, by_tag=by_tag, by_length=by_length)
         return self._of((self._items[number] for number in sorted(kept)), self._name, self._notes)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -138,6 +139,7 @@ def test_filters_select_as_the_options_of_run_do(folder: Path) -> None:
         dataset.sample(0)
     with pytest.raises(cb.SetupError, match=r"sample of 1\.5"):
         dataset.sample(cast("Any", 1.5))
+    assert len(dataset.sample(cast("int", np.int64(1)))) == 1
 
 
 @pytest.mark.parametrize("by_length", [False, True])
