@@ -179,7 +179,9 @@ def next_step(
     if isinstance(attempt.outcome, Reply):
         return None
     step = _step(attempt, attempt.outcome, retry_state, health, max_attempts=max_attempts, now=now, draw=draw)
-    is_of_target = attempt.outcome.kind in _SUSPENDING or health.refuses_all(attempt)
+    is_of_target = (
+        attempt.outcome.kind in _SUSPENDING or health.refuses_all(attempt) or _is_certificate_refused(attempt)
+    )
     if health.suspend_reason is not None and (isinstance(step, SendAgain) or is_of_target):
         return SuspendTarget(reason=health.suspend_reason, of_account=health.suspends_account)
     return step
@@ -232,6 +234,16 @@ def _count(failure: Failure, retry_state: RetryState, max_attempts: int, draw: f
     return SendAgain(wait_s=max(draw * longest, _hint(failure)), retry_state=replace(retry_state, counted=counted))
 
 
+def _is_certificate_refused(attempt: Attempt) -> bool:
+    failure = attempt.outcome
+    return (
+        isinstance(failure, Failure)
+        and attempt.cls == "not_sent"
+        and failure.kind == "connection"
+        and not failure.retryable
+    )
+
+
 def _is_throttled(attempt: Attempt, failure: Failure) -> bool:
     return failure.kind == "rate_limit" or attempt.http_status == 429
 
@@ -269,11 +281,11 @@ def signal(attempt: Attempt, step: Step | None) -> Signal:
 class TargetHealth:
     """Failures and successes of a target in this run, and whether it is suspended.
 
-    Suspended at once: quota or balance used up; a requested wait of more than 24 hours; a key or model refused by a
-    target that has never answered. After three without an answer between them: probes with the same refusal (see the
-    module's docstring); before any answer, permission denied (a single one could be a word filter on the first prompt),
-    or dialogues refused in the same way. After 15 minutes with at least 3 failures and no success: anything else; time
-    in which the limiter had to wait (`held_s`) does not count.
+    Suspended at once: quota or balance used up; a requested wait of more than 24 hours; of a target that has never
+    answered, a key or model that it refuses, or a certificate that we refuse. After three without an answer between
+    them: probes with the same refusal (see the module's docstring); before any answer, permission denied (a single one
+    could be a word filter on the first prompt), or dialogues refused in the same way. After 15 minutes with at least 3
+    failures and no success: anything else; time in which the limiter had to wait (`held_s`) does not count.
     """
 
     def __init__(self, *, answered: bool = False, address: Address | None = None) -> None:
@@ -332,7 +344,8 @@ class TargetHealth:
             return suspension(failure, attempt.http_status, self._address, attempt.body)
         if _hint(failure) > MAX_HINT_S:
             return f"the gateway asks to wait for more than a day ({excerpt(failure)}): resume later"
-        if not self._is_gone(attempt, failure.kind, is_probe):
+        is_unknown = not self.answered and _is_certificate_refused(attempt)
+        if not is_unknown and not self._is_gone(attempt, failure.kind, is_probe):
             return None
         return suspension(failure, attempt.http_status, self._address, attempt.body)
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
+import convbatch as cb
 from convbatch.engine.connection_errors import way_out
 from convbatch.engine.http_values import NoResponse, OutgoingRequest
 from convbatch.engine.transport import AiohttpTransport
@@ -197,6 +198,26 @@ async def test_a_self_signed_certificate_is_trusted_as_ca_file(tmp_path: Path, b
     async with listening(certificate) as (port, received):
         assert await failure_of(f"https://localhost:{port}/", ca_file=certificate, by_session=by_session) is None
         assert BODY in received
+
+
+async def test_a_run_whose_gateway_has_an_untrusted_certificate_ends_at_once_with_what_to_do(tmp_path: Path):
+    certificate = self_signed(tmp_path / "server.pem")
+    async with listening(certificate) as (port, received):
+        run = await cb.replay(
+            cb.Dataset(f"{n}?" for n in range(20)),
+            models="m@lab",
+            config={
+                "gateways": {"lab": {"protocol": "openai", "base_url": f"https://localhost:{port}/v1", "auth": "none"}}
+            },
+            out=tmp_path / "run",
+            deadline_s=60,
+        )
+    assert not received, "no key and no question reached a server that nobody vouches for"
+    assert set(run.turns["status"]) == {"pending"}
+    reason = run.suspended["m@lab"]
+    assert reason.startswith("the certificate of the gateway cannot be trusted (certificate refused: self-signed")
+    assert "set ca_file" in reason
+    assert run.attempts["target"].size <= 20
 
 
 def test_a_compression_that_was_not_asked_for_is_named_with_what_to_change():
