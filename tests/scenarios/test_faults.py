@@ -89,7 +89,9 @@ def test_an_unsent_request_is_retried_is_not_paid_and_can_be_resumed(tmp_path: P
     sent = story.by_row[0, "sim-good@north", 1, 1]
     assert [one.cls for one in sent] == ["not_sent"] * attempts
     assert {one.outcome.plain["error"]["kind"] for one in sent if one.outcome} == {kind}
-    assert (result.exit_code, result.suspended, list(story.states.values())) == (3, {}, ["error", "skipped"])
+    suspended = why == "certificate"
+    assert (result.exit_code, bool(result.suspended)) == (3, suspended)
+    assert list(story.states.values()) == ([] if suspended else ["error", "skipped"])
     remove_faults(virtual_run)
     assert virtual_run.finish(most=1).exit_code == 0
     obeys(virtual_run, faultless=True)
