@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convbatch.engine.runner import Runner
@@ -32,6 +32,7 @@ async def stop_on_signals(runner: Runner, progress: Progress) -> AsyncGenerator[
         elif number != signal.SIGHUP or signal.SIGHUP not in received[:-1]:
             # A closing terminal sends SIGHUP twice: the kernel to the group, the shell to its jobs.
             loop.remove_signal_handler(signal.SIGINT)  # one more ends the process as it would any other
+            _keep_quiet_about_interrupts(loop)
             progress.answer(runner.on_abandon)
             runner.abandon()
 
@@ -59,3 +60,14 @@ async def stop_on_signals(runner: Runner, progress: Progress) -> AsyncGenerator[
         for number, handler in before.items():
             loop.remove_signal_handler(number)
             signal.signal(number, handler or signal.SIG_DFL)  # asyncio does not restore the previous handler
+
+
+def _keep_quiet_about_interrupts(loop: asyncio.AbstractEventLoop) -> None:
+    """Print nothing about the task in which a KeyboardInterrupt is raised: the loop raises it as well."""
+
+    def report_others(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), KeyboardInterrupt):
+            loop.default_exception_handler(context)
+
+    if loop.get_exception_handler() is None:
+        loop.set_exception_handler(report_others)

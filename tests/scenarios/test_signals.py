@@ -102,6 +102,16 @@ def test_ctrl_c_during_imports_ends_the_command_without_output(tmp_path: Path, s
     assert process.returncode == -INT
 
 
+def is_pending(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
+    """Whether a signal still waits for the process: the system merges it with one of its kind that comes meanwhile."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:  # it has ended, or there is no /proc
+        return False
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 @pytest.mark.parametrize("gap_s", [0.0, 0.3], ids=["at once", "slowly"])
 def test_the_third_ctrl_c_ends_the_command_at_once(
     gap_s: float, tmp_path: Path, simulator: Simulators, start: Start
@@ -111,6 +121,7 @@ def test_the_third_ctrl_c_ends_the_command_at_once(
     wait_until(lambda: provider.in_flight == 4)
     for _ in range(3):
         process.send_signal(INT)
+        wait_until(lambda: not is_pending(process, INT))
         time.sleep(gap_s)
     stderr_of(process, within_s=5)
     assert process.returncode in (130, -INT)  # a shell shows 130 for both; the last one may come when Python ends
