@@ -345,7 +345,7 @@ def _print_closing_table(run: Run, totals: Sequence[TargetSummary]) -> None:
 
     lines = [str(total) for total in judge_totals(run)]
     reuse = run.manifest.options.reuse
-    if reuse is not None and not any(total.reused for total in totals):
+    if reuse is not None and not any(total.reused or total.pending for total in totals):
         lines.append(f"nothing was reused from {Path(reuse).name}: it has no reply to an identical request")
     try:
         show.print_summary(totals)

@@ -39,11 +39,11 @@ from convbatch.comparison.pairing import (
     TURN_COLUMNS,
     ComparedTurn,
     Pair,
-    PairedTurn,
     ReasonKey,
     SampleKey,
     mean,
 )
+from convbatch.comparison.records import flat, flip_record, metric_record, slice_record, turn_record
 from convbatch.errors import SetupError, did_you_mean, named_by_keyword
 from convbatch.exit_codes import ExitCode, GateResult, gate_result
 
@@ -246,12 +246,12 @@ class Comparison:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """One row per metric, the primary one first: columns as in `--json`, intervals as `ci95_low`, `ci95_high`."""
-        return _frame(_flat(metric_record(one)) for one in self.judged)
+        return _frame(flat(metric_record(one)) for one in self.judged)
 
     @cached_property
     def slices(self) -> pd.DataFrame:
         """One row per tag, turn number or target; exploratory, `p_adjusted` by Benjamini and Hochberg."""
-        return _frame(_flat(slice_record(one)) for one in self.parts)
+        return _frame(flat(slice_record(one)) for one in self.parts)
 
     @cached_property
     def flipped(self) -> pd.DataFrame:
@@ -264,7 +264,7 @@ class Comparison:
     def turns(self) -> pd.DataFrame:
         """One row per paired turn, averaged over repeats."""
         pairs = (one for one in self.stream or () if not one.pending)
-        return _frame(_turn_record(one, turn) for one in pairs for turn in one.turns)
+        return _frame(turn_record(one, turn) for one in pairs for turn in one.turns)
 
     def divergence(self) -> dict[int | None, int]:
         """Count dialogues by the turn of their first differing reply; None for those without one."""
@@ -504,7 +504,7 @@ def _slices(primary: str, measured: Measurements, rules: ComparisonRules) -> lis
     for target, part in measured.of_targets(primary):
         results.append((f"target {target}", _measure(primary, part, rules, primary)))
     of_a_turn = of_one_turn(primary)
-    for number, part in measured.of_turns(of_a_turn) if len(measured.numbers) > 1 else ():
+    for number, part in measured.of_turns(of_a_turn):
         results.append((f"turn {number}", _measure(of_a_turn, part, rules, primary, of_a_turn=True)))
     shown = [(name, one) for name, one in results if one is not None and one.dialogues >= MIN_SLICE_SIZE]
     tested = [name for name, one in shown if one.p is not None]
@@ -585,61 +585,6 @@ def _notes(pairs: PairCounts, judged: Sequence[JudgedMetric], measured: Measurem
             yield f"{one.result.metric} is missing on one side or both in {missing} of {len(pairs.whole)} dialogues"
         if one.result.draws is not None:
             yield f"{one.result.metric}: p is from {one.result.draws:,} random sign flips with a fixed seed"
-
-
-# --- records ---------------------------------------------------------------------------------------------------------
-
-
-def metric_record(one: JudgedMetric) -> dict[str, Any]:
-    """Return a metric with the keys of `--json`."""
-    record = _result_record(one.result)
-    judged = {"margin": one.margin, "p_adjusted": _to_json_value(one.p_adjusted), "verdict": one.verdict}
-    return {**record, "uneven": one.coverage.uneven, **judged}
-
-
-def slice_record(one: Slice) -> dict[str, Any]:
-    """Return a slice with the keys of `--json`."""
-    record = _result_record(one.result)
-    return {"slice": one.slice, **record, "p_adjusted": _to_json_value(one.p_adjusted), "exploratory": True}
-
-
-def flip_record(one: Flip) -> dict[str, Any]:
-    """Return a flipped turn with the keys of `--json`."""
-    return {name: getattr(one, name) for name in Flip.__slots__}
-
-
-def _result_record(one: MetricResult) -> dict[str, Any]:
-    return {
-        name: _to_json_value(getattr(one, name)) for name in MetricResult.__slots__ if name != "ratio" or one.is_ratio
-    }
-
-
-def _to_json_value(value: Any) -> Any:
-    """Return a JSON value: intervals as lists, numbers rounded to 12 places to hide floating-point noise."""
-    if isinstance(value, tuple):
-        return [_to_json_value(limit) for limit in value]
-    return round(value, 12) if isinstance(value, float) else value
-
-
-def _turn_record(one: Pair, turn: PairedTurn) -> dict[str, Any]:
-    record: dict[str, Any] = {"dialogue": one.dialogue, "turn": turn.number, "strictly_paired": turn.strictly}
-    for name, samples in (("base", turn.base), ("candidate", turn.candidate)):
-        record[f"{name}_repeats"] = len(samples)
-        record[f"{name}_failed"] = sum(sample.status in ("error", "skipped") for sample in samples.values())
-        record[f"{name}_pass"] = mean(sample.passed for sample in samples.values())
-        for value in ("score", "input_tokens", "output_tokens", "cost", "latency_s"):
-            record[f"{name}_{value}"] = mean(getattr(sample, value) for sample in samples.values())
-    return record
-
-
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in record.items():
-        if name in ("ci95", "ci90", "ci"):
-            flat[f"{name}_low"], flat[f"{name}_high"] = value or (None, None)
-        else:
-            flat[name] = value
-    return flat
 
 
 def _frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ each of its turns. What a metric is, is `metrics.py`; what is concluded from the
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import TypeVar
@@ -79,8 +79,6 @@ class Measurements:
         self.values = {name: Values() for name in metrics}
         self.lacking: dict[str, list[str]] = {name: [] for name in metrics if name in PASS_METRICS}
         """Dialogues that lack a metric because a check has no verdict."""
-        self.numbers: set[int] = set()
-        """Of all turns, where there are slices."""
         self._sliced = sliced
         self._by_turn: dict[tuple[str, int], Values] = {}
         self._by_target: dict[tuple[str, str], Values] = {}
@@ -126,10 +124,9 @@ class Measurements:
         self._tags.append(self._known_tags.setdefault(pair.tags, pair.tags))
         self._samples.append(samples)
         for turn in pair.turns:
-            self.numbers.add(turn.number)
             for metric in {of_one_turn(metric) for metric in self._sliced}:
                 column = self._by_turn.setdefault((metric, turn.number), Values())
-                column.add(value_of(metric, pair, turn.number), samples)
+                column.add(value_of(metric, pair, turn), samples)
         targets = {sample[0] for sample in pair.base.samples}
         for target in targets if targets != {""} else ():
             part = pair.of_target(target)
@@ -163,14 +160,13 @@ class Measurements:
         """Explain why no dialogue has this metric."""
         return reason_without(metric, self._currencies, has_values=self.values[metric].has_any())
 
-    def of_tags(self, metric: str) -> Iterator[tuple[str, Values]]:
-        """Yield the values of a metric in the dialogues with a tag, for each tag in order."""
-        for tag in sorted({tag for tags in self._tags for tag in tags}):
-            part = Values()
-            for tags, value, samples in zip(self._tags, self.values[metric], self._samples, strict=True):
-                if tag in tags:
-                    part.add(value, samples)
-            yield tag, part
+    def of_tags(self, metric: str) -> Sequence[tuple[str, Values]]:
+        """Return the values of a metric in the dialogues with a tag, for each tag in order."""
+        parts: defaultdict[str, Values] = defaultdict(Values)
+        for tags, value, samples in zip(self._tags, self.values[metric], self._samples, strict=True):
+            for tag in {*tags}:
+                parts[tag].add(value, samples)
+        return sorted(parts.items(), key=itemgetter(0))
 
     def of_targets(self, metric: str) -> Sequence[tuple[str, Values]]:
         """Return the values of a metric at each target, in order; none where each side has one target."""
@@ -178,8 +174,9 @@ class Measurements:
         return found if len(found) > 1 else ()
 
     def of_turns(self, metric: str) -> Sequence[tuple[int, Values]]:
-        """Return the values of a metric of turns at each turn number, in order."""
-        return [(number, values) for (name, number), values in _ordered(self._by_turn) if name == metric]
+        """Return the values of a metric of turns at each turn number, in order; none where there is one number."""
+        found = [(number, values) for (name, number), values in _ordered(self._by_turn) if name == metric]
+        return found if len(found) > 1 else ()
 
 
 def _ordered(by_key: Mapping[tuple[str, _K], Values]) -> list[tuple[tuple[str, _K], Values]]:

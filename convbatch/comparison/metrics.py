@@ -182,9 +182,9 @@ def _size(metric: str, pair: Pair) -> float:
     return value.size if value else 0.0
 
 
-def value_of(metric: str, pair: Pair, turn: int | None = None) -> DialogueValue | None:
+def value_of(metric: str, pair: Pair, turn: PairedTurn | None = None) -> DialogueValue | None:
     """Return the value of a dialogue, or of one of its turns; None where one side or both do not have the metric."""
-    turns = [one for one in pair.turns if turn is None or one.number == turn]
+    turns = pair.turns if turn is None else [turn]
     match metric:
         case "dialogue_pass":
             return _both(pair.base.dialogue_pass(), pair.candidate.dialogue_pass())

@@ -261,7 +261,7 @@ def load_side(turns: Iterable[Sequence[Any]], conversations: Iterable[Sequence[A
             one = ComparedConversation(*row)
             if one.dialogue in sides:
                 sides[one.dialogue].add_conversation(one, has_targets=has_targets)
-    return LoadedSide(sides)
+    return LoadedSide(dict(sides))
 
 
 def _conversation_from_turns(side: Side, sample: SampleKey) -> ComparedConversation:

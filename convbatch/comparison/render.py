@@ -13,11 +13,9 @@ from convbatch.comparison.compare import (
     Comparison,
     Flip,
     JudgedMetric,
-    flip_record,
-    metric_record,
-    slice_record,
 )
 from convbatch.comparison.metrics import MetricResult
+from convbatch.comparison.records import flip_record, metric_record, slice_record
 from convbatch.comparison.stats import Interval
 from convbatch.console import tables
 from convbatch.console.html import html_table

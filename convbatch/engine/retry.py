@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from convbatch.engine.refusals import RefusedDialogues, refusal_of
-from convbatch.engine.suspension import Address, excerpt, suspension
+from convbatch.engine.suspension import Address, excerpt, suspension, untrusted
 from convbatch.reply import USAGE_COUNTS, Attempt, AttemptClass, ErrorKind, Failure, Reply, Usage
 
 Signal = Literal["replied", "answered", "throttled", "server_error", "transport_failure", "doubtful", "unclear"]
@@ -344,8 +344,9 @@ class TargetHealth:
             return suspension(failure, attempt.http_status, self._address, attempt.body)
         if _hint(failure) > MAX_HINT_S:
             return f"the gateway asks to wait for more than a day ({excerpt(failure)}): resume later"
-        is_unknown = not self.answered and _is_certificate_refused(attempt)
-        if not is_unknown and not self._is_gone(attempt, failure.kind, is_probe):
+        if not self.answered and _is_certificate_refused(attempt):
+            return untrusted(failure)
+        if not self._is_gone(attempt, failure.kind, is_probe):
             return None
         return suspension(failure, attempt.http_status, self._address, attempt.body)
 

@@ -20,7 +20,6 @@ NEW_RUN = "start a new run"
 """In the reason of a suspension that `resume` cannot end: address and settings of a run cannot be changed."""
 _NEW_RUN = f"then {NEW_RUN} with --reuse of this one"
 _RESUME = "then resume"
-_LATER = "resume once its certificate is renewed"
 
 
 class Address(NamedTuple):
@@ -41,9 +40,6 @@ def suspension(failure: Failure, http_status: int | None, address: Address | Non
     """
     if (protocol := other_protocol(failure.message)) is not None:
         return _line(failure, "the model is served on another path", f"{protocol}, {_NEW_RUN}")
-    if failure.message.startswith("certificate refused"):
-        remedy = f"set ca_file for an authority of your own, or correct the host of base_url, and {NEW_RUN}"
-        return _line(failure, "the certificate of the gateway cannot be trusted", f"{remedy}; else {_LATER}")
     if http_status == 407:
         return _line(failure, "the proxy refuses its user", f"correct it in HTTP_PROXY or `proxy`, {_RESUME}")
     if failure.no_model:
@@ -57,6 +53,13 @@ def suspension(failure: Failure, http_status: int | None, address: Address | Non
         return _line(failure, *_REMEDY[failure.kind])
     remedy = way_out(failure.message) or f"change what it names and {NEW_RUN}, or resume once it is accepted"
     return _line(failure, "the gateway refuses every request in the same way", remedy)
+
+
+def untrusted(failure: Failure) -> str:
+    """Return the reason for suspending a target whose certificate was refused, and the remedy."""
+    remedy = f"set ca_file for an authority of your own, or correct the host of base_url, and {NEW_RUN}"
+    what = "the certificate of the gateway cannot be trusted"
+    return _line(failure, what, f"{remedy}; else resume once its certificate is renewed")
 
 
 def other_protocol(message: str) -> str | None:

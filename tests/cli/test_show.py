@@ -343,3 +343,5 @@ def test_a_run_that_reuses_nothing_says_so(convbatch: Command, tmp_path: Path) -
     again = convbatch("run", "a.jsonl", "-o", "third", "--reuse", "first").out
     assert "reused" in again
     assert said not in again
+    stopped = convbatch("run", "b.jsonl", "-o", "fourth", "--reuse", "first", "--max-requests", "1").out
+    assert said not in stopped, "nothing is known of turns that were not reached"
